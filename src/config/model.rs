@@ -1,0 +1,146 @@
+//! The configuration after validation: what the rest of the program is handed. Every value in it is allowed and resolved:
+//! variables and secret files are read, prices looked up, names checked against each other.
+
+use crate::config::secret::Secret;
+use crate::domain::complexity::IntelligentSettings;
+use crate::domain::price::Price;
+use crate::domain::settings::{
+    BreakerSettings, LimitSettings, ProbeSettings, RetryBudgetSettings, RetrySettings, TimeoutSettings,
+};
+use crate::domain::strategy::StrategyKind;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A whole `config.yaml`. Lists keep the file's order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub store: StoreConfig,
+    pub endpoints: Vec<Arc<EndpointConfig>>,
+    pub routes: Vec<Arc<RouteConfig>>,
+    pub retry_budget: RetryBudgetSettings,
+    pub intelligent: Arc<IntelligentSettings>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerConfig {
+    pub listen: SocketAddr,
+    /// `None`: `/admin` on the same listener.
+    pub admin_listen: Option<SocketAddr>,
+    pub auth: AuthMode,
+    /// Largest request body, bytes.
+    pub body_limit: usize,
+    pub tls: Option<TlsFiles>,
+    /// How long a graceful stop lets running requests finish.
+    pub drain: Duration,
+    /// HTTP worker threads; `None`: one per core.
+    pub workers: Option<usize>,
+    /// Requests in flight in the whole process.
+    pub max_in_flight: u32,
+    /// Deadline of a request that names none.
+    pub deadline: Duration,
+    /// Whether `/metrics` needs the admin token.
+    pub metrics_auth: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMode {
+    Required,
+    Open,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    pub path: PathBuf,
+    pub durability: Durability,
+    pub on_failure: OnStoreFailure,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Rows are committed in groups; nobody waits.
+    Group,
+    /// A response's last byte waits for its row.
+    Strict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    ServeAndCount,
+    FailClosed,
+}
+
+/// An account at a vendor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProviderConfig {
+    pub name: Arc<str>,
+    pub dialect: DialectKind,
+    /// As the vendor's own SDK takes it, without a slash at the end.
+    pub base_url: Arc<str>,
+    /// At least one unless the provider needs none.
+    pub keys: Vec<ApiKey>,
+    /// Whether loopback and private addresses are allowed.
+    pub allow_private: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiKey {
+    pub key: Secret,
+    pub weight: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialectKind {
+    OpenAi,
+}
+
+impl DialectKind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+        }
+    }
+}
+
+/// One (provider, upstream model): one supervised actor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointConfig {
+    pub name: Arc<str>,
+    pub provider: Arc<ProviderConfig>,
+    /// The upstream's name of the model.
+    pub model: Arc<str>,
+    /// `None`: unpriced.
+    pub price: Option<Arc<Price>>,
+    pub limits: LimitSettings,
+    pub weight: u32,
+    /// 0..=1.
+    pub quality: f64,
+    pub timeouts: TimeoutSettings,
+    pub breaker: BreakerSettings,
+    pub probe: ProbeSettings,
+    /// Failure domains that this endpoint shares with others.
+    pub domain: Vec<Arc<str>>,
+    /// Context length in tokens, if known.
+    pub context: Option<u64>,
+}
+
+/// A model name that clients ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteConfig {
+    pub name: Arc<str>,
+    pub strategy: StrategyKind,
+    /// Names of endpoints, in the listed order; at least one, each once.
+    pub endpoints: Vec<Arc<str>>,
+    pub retry: RetrySettings,
+    /// `None`: the server's.
+    pub deadline: Option<Duration>,
+}

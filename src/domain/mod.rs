@@ -1,0 +1,11 @@
+//! The pure core: state machines and arithmetic. Time (`now`) and randomness (`roll`) are arguments; nothing here does I/O.
+
+pub mod ids;
+pub mod ledger;
+pub mod money;
+pub mod outcome;
+pub mod price;
+pub mod settings;
+pub mod strategy;
+pub mod time;
+pub mod usage;
