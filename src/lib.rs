@@ -16,6 +16,13 @@
 //! - [`sim`]: simulated providers with scripted faults, for the demo, the tests and the benches.
 //! - [`cli`]: one file per subcommand. [`app`] puts everything together and takes it down in order.
 
+pub mod actors;
+pub mod cli;
 pub mod clock;
-//pub mod config;
+pub mod config;
+pub mod dialects;
 pub mod domain;
+pub mod engine;
+pub mod http;
+pub mod sim;
+pub mod store;
