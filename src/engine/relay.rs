@@ -118,7 +118,10 @@ impl Relay {
                 return Ok(());
             }
             if matches!(self.phase, Phase::Done(_)) {
-                return Err(CallError { outcome: Outcome::Protocol, message: "the stream ended without content".into() });
+                return Err(CallError {
+                    outcome: Outcome::Protocol,
+                    message: "the stream ended without content".into(),
+                });
             }
             let left = head_until.since(clock::now()).min(self.idle);
             match tokio::time::timeout(left, next_chunk(&mut self.response)).await {
