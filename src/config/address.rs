@@ -28,7 +28,10 @@ pub fn base_url(text: &str, allow_private: bool) -> Result<BaseUrl, String> {
     const EXPECTED: &str = "expected http:// or https:// with a host, such as https://api.openai.com/v1";
     let url = Url::parse(text.trim()).map_err(|e| format!("is no address ({e}); {EXPECTED}"))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("the scheme `{}` is not allowed; {EXPECTED}", url.scheme().chars().take(16).collect::<String>()));
+        return Err(format!(
+            "the scheme `{}` is not allowed; {EXPECTED}",
+            url.scheme().chars().take(16).collect::<String>()
+        ));
     }
     let host = url.host_str().filter(|h| !h.is_empty()).ok_or_else(|| format!("has no host; {EXPECTED}"))?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -148,14 +151,18 @@ mod tests {
             assert!(base_url(url, false).unwrap_err().contains("allow_private"), "{url}");
             assert!(base_url(url, true).is_ok(), "{url}");
         }
-        for url in ["https://api.openai.com/v1", "https://8.8.8.8", "https://[2606:4700::1]/", "https://notlocalhost.com"] {
+        for url in
+            ["https://api.openai.com/v1", "https://8.8.8.8", "https://[2606:4700::1]/", "https://notlocalhost.com"]
+        {
             assert!(base_url(url, false).is_ok(), "{url}");
         }
     }
 
     #[test]
     fn only_plain_web_addresses_pass() {
-        for url in ["file:///etc/passwd", "ftp://a.com", "a.com/v1", "", "https://", "http:///", "https://u:p-marker@a.com"] {
+        for url in
+            ["file:///etc/passwd", "ftp://a.com", "a.com/v1", "", "https://", "http:///", "https://u:p-marker@a.com"]
+        {
             let message = base_url(url, true).unwrap_err();
             assert!(!message.contains("p-marker"), "{message}");
         }

@@ -61,14 +61,23 @@ const HOSTS: [(&str, &str); 40] = [
 ];
 
 /// Vendors whose entries the file keeps under several names.
-const RELATED: [(&str, &[&str]); 2] = [
-    ("vertex_ai", &["vertex_ai-language-models", "vertex_ai-anthropic_models"]),
-    ("cohere", &["cohere_chat"]),
-];
+const RELATED: [(&str, &[&str]); 2] =
+    [("vertex_ai", &["vertex_ai-language-models", "vertex_ai-anthropic_models"]), ("cohere", &["cohere_chat"])];
 
 /// Vendors that list models of their own make, in the order in which an unknown host's model is looked for.
 const MAKERS: [&str; 12] = [
-    "openai", "anthropic", "gemini", "deepseek", "mistral", "xai", "dashscope", "moonshot", "zai", "cohere", "minimax", "voyage",
+    "openai",
+    "anthropic",
+    "gemini",
+    "deepseek",
+    "mistral",
+    "xai",
+    "dashscope",
+    "moonshot",
+    "zai",
+    "cohere",
+    "minimax",
+    "voyage",
 ];
 
 /// What the catalogue knows of a model.

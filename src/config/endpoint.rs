@@ -136,14 +136,9 @@ fn price_version(p: &Price) -> Arc<str> {
     format!("config:{}", hash.get(..12).unwrap_or_default()).into()
 }
 
-/// Reads the settings that endpoints, `defaults` and changes at run time share.
+/// Reads the settings that endpoints and `defaults` share.
 pub fn settings(s: &mut Section<'_>, base: &EndpointDefaults) -> EndpointDefaults {
-    let mut c = base.clone();
-    if let Some(mut s) = s.section("limits") {
-        limits(&mut s, &mut c.limits);
-    }
-    s.set("weight", &mut c.weight, whole(1, 1_000_000));
-    s.set("quality", &mut c.quality, share(0.0, false));
+    let mut c = adjustable(s, base);
     if let Some(mut s) = s.section("timeouts") {
         timeouts(&mut s, &mut c.timeouts);
     }
@@ -156,8 +151,18 @@ pub fn settings(s: &mut Section<'_>, base: &EndpointDefaults) -> EndpointDefault
     c
 }
 
-/// Reads `limits` over `c`.
-pub fn limits(s: &mut Section<'_>, c: &mut LimitSettings) {
+/// Reads the settings that may change while the endpoint runs.
+pub fn adjustable(s: &mut Section<'_>, base: &EndpointDefaults) -> EndpointDefaults {
+    let mut c = base.clone();
+    if let Some(mut s) = s.section("limits") {
+        limits(&mut s, &mut c.limits);
+    }
+    s.set("weight", &mut c.weight, whole(1, 1_000_000));
+    s.set("quality", &mut c.quality, share(0.0, false));
+    c
+}
+
+fn limits(s: &mut Section<'_>, c: &mut LimitSettings) {
     s.set_or_none("rpm", &mut c.rpm, whole(1, 100_000_000));
     s.set_or_none("tpm", &mut c.tpm, whole(1, 100_000_000_000));
     s.set("concurrency", &mut c.concurrency, whole(1, 1_000_000));
@@ -222,7 +227,9 @@ fn probe(field: &Field<'_>, base: &ProbeSettings) -> Option<ProbeSettings> {
         (Some(true), Some(given)) => given.fault("has no effect with `kind: models`; remove one of the two".into()),
         (Some(true), None) => return Some(ProbeSettings::Models { interval }),
         (_, Some(given)) => path = given.get(url_path),
-        (_, None) if path.is_none() => s.fault("`path` is missing; expected a path such as /health, or `kind: models`".into()),
+        (_, None) if path.is_none() => {
+            s.fault("`path` is missing; expected a path such as /health, or `kind: models`".into())
+        }
         (_, None) => {}
     }
     path.map(|path| ProbeSettings::Path { path, interval })
@@ -245,7 +252,7 @@ fn domains(field: &Field<'_>) -> Vec<Arc<str>> {
     for item in items.iter().take(MAX_DOMAINS) {
         let Some(name) = item.get(scalar::name) else { continue };
         if domains.contains(&name) {
-            item.fault(format!("`{name}` is listed twice; expected each failure domain once"));
+            item.fault(format!("{} is listed twice; expected each failure domain once", item.shown()));
         }
         domains.push(name);
     }

@@ -15,9 +15,6 @@ use crate::config::tree::{self, Mark, Node};
 use std::path::Path;
 use std::sync::Arc;
 
-/// More names than this in one block are refused.
-const MAX_NAMES: usize = 10_000;
-
 /// Reads and validates a file with the process's environment.
 ///
 /// # Errors
@@ -75,7 +72,9 @@ pub fn parse(file_name: &str, text: &str, env: Env<'_>, base_dir: &Path) -> Resu
         Ok(tree) => tree,
         Err(last) => {
             faults.push(last);
-            return Err(Faults::from_vec(faults).unwrap_or_else(|| Faults::one(Fault::of_file(file_name, String::new()))));
+            return Err(
+                Faults::from_vec(faults).unwrap_or_else(|| Faults::one(Fault::of_file(file_name, String::new())))
+            );
         }
     };
     let src = Source::new(file_name, Some(env), base_dir, faults);
@@ -153,9 +152,6 @@ fn routes(root: &mut Section<'_>, endpoints: &[(Arc<str>, Mark)], base: &RouteDe
 fn named<'a>(root: &mut Section<'a>, block: &'static str) -> Vec<(&'a str, Field<'a>)> {
     let Some(field) = root.field(block) else { return Vec::new() };
     let mut all = field.named();
-    if all.len() > MAX_NAMES {
-        field.fault(format!("{} names; expected at most {MAX_NAMES}", all.len()));
-    }
     all.retain(|(name, field)| match check_name(name) {
         Ok(()) => true,
         Err(allowed) => {

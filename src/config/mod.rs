@@ -6,6 +6,8 @@
 
 pub mod address;
 pub mod catalogue;
+pub mod demo;
+pub mod diff;
 mod endpoint;
 pub mod fault;
 mod load;
@@ -13,11 +15,18 @@ pub mod model;
 mod provider;
 mod reader;
 mod route;
+mod runtime;
 pub mod scalar;
 pub mod secret;
 mod server;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod variables;
 
+pub use demo::demo;
+pub use diff::diff;
 pub use fault::{Fault, Faults};
 pub use load::{load, load_store, parse};
+pub use model::Config;
+pub use runtime::{apply_patch, endpoint_from_json, endpoint_to_json};

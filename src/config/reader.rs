@@ -112,13 +112,15 @@ impl<'a> Field<'a> {
         read(&scalar).map_err(|message| self.fault(message)).ok()
     }
 
-    fn shown(&self) -> String {
+    /// The value as the file has it, for messages: variables not put in, long texts left out.
+    #[must_use]
+    pub fn shown(&self) -> String {
         match &self.node.value {
             Value::Scalar(s) if s.is_null() => "nothing".into(),
             Value::Scalar(s) if s.text.chars().count() > LONGEST_QUOTED || s.text.contains(['\n', '\r']) => {
                 format!("a text of {} characters", s.text.chars().count())
             }
-            Value::Scalar(s) if s.quoted => format!("the text \"{}\"", s.text),
+            Value::Scalar(s) if s.quoted && !s.text.contains("${") => format!("the text \"{}\"", s.text),
             Value::Scalar(s) => format!("`{}`", s.text),
             Value::List(_) | Value::Map(_) => self.node.kind().into(),
         }
@@ -138,7 +140,14 @@ impl<'a> Field<'a> {
     /// The value as a map of known keys. A null is one without keys.
     pub fn section(&self) -> Option<Section<'a>> {
         let entries = self.entries()?;
-        Some(Section { src: self.src, path: self.path.clone(), at: self.key_at, entries, known: BTreeSet::new(), refused: Vec::new() })
+        Some(Section {
+            src: self.src,
+            path: self.path.clone(),
+            at: self.key_at,
+            entries,
+            known: BTreeSet::new(),
+            refused: Vec::new(),
+        })
     }
 
     /// The value as a map of names that the user chose, in the file's order.
@@ -215,9 +224,15 @@ impl<'a> Section<'a> {
     }
 
     /// As [`set`](Self::set), where null means none.
-    pub fn set_or_none<T>(&mut self, key: &'static str, slot: &mut Option<T>, read: impl Fn(&Scalar) -> Result<T, Allowed>) {
+    pub fn set_or_none<T>(
+        &mut self,
+        key: &'static str,
+        slot: &mut Option<T>,
+        read: impl Fn(&Scalar) -> Result<T, Allowed>,
+    ) {
         let Some(field) = self.field(key) else { return };
-        let value = field.get(|s| if s.is_null() { Ok(None) } else { read(s).map(Some).map_err(|a| format!("{a}, or null")) });
+        let value =
+            field.get(|s| if s.is_null() { Ok(None) } else { read(s).map(Some).map_err(|a| format!("{a}, or null")) });
         if let Some(value) = value {
             *slot = value;
         }
@@ -272,9 +287,12 @@ impl Drop for Section<'_> {
     }
 }
 
-/// The candidate most like `text`, if one is like it at all: at most a third of the characters differ.
+/// The candidate most like `text`, if one is like it at all: a third of the characters may differ.
 pub fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let most = text.chars().count().min(64).div_ceil(3);
+    let most = match text.chars().count() {
+        0..3 => 0,
+        n => n.min(64).div_ceil(3),
+    };
     let scored = candidates.map(|c| (distance(text, c), c)).filter(|(d, _)| *d <= most);
     scored.min_by_key(|(d, _)| *d).map(|(_, c)| c)
 }

@@ -25,7 +25,9 @@ pub struct RouteDefaults {
 /// Reads one route; `endpoints` are all names that it may list.
 pub fn read(name: &str, field: &Field<'_>, endpoints: &[Arc<str>], base: &RouteDefaults) -> Option<RouteConfig> {
     let mut s = field.section()?;
-    let strategy = s.required("strategy", &format!("one of {STRATEGIES}")).and_then(|f| f.get(word(STRATEGIES, StrategyKind::parse)));
+    let strategy = s
+        .required("strategy", &format!("one of {STRATEGIES}"))
+        .and_then(|f| f.get(word(STRATEGIES, StrategyKind::parse)));
     let listed = s.required("endpoints", "a list of endpoints").and_then(|f| members(&f, endpoints));
     let settings = settings(&mut s, base);
     s.unsupported(&["hedge", "recover", "budget"]);
@@ -66,9 +68,9 @@ fn members(field: &Field<'_>, endpoints: &[Arc<str>]) -> Option<Vec<Arc<str>>> {
         if !endpoints.contains(&name) {
             let guess = nearest(&name, endpoints.iter().map(|n| &**n));
             let guess = guess.map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
-            item.fault(format!("no endpoint has the name `{name}`{guess}; expected a name from `endpoints`"));
+            item.fault(format!("no endpoint has the name {}{guess}; expected a name from `endpoints`", item.shown()));
         } else if members.contains(&name) {
-            item.fault(format!("`{name}` is listed twice; expected each endpoint once"));
+            item.fault(format!("{} is listed twice; expected each endpoint once", item.shown()));
         } else {
             members.push(name);
         }

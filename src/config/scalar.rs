@@ -57,7 +57,10 @@ pub fn yes_or_no(s: &Scalar) -> Result<bool, Allowed> {
 }
 
 /// One of the words that `parse` knows.
-pub fn word<'a, T>(allowed: &'a str, parse: impl Fn(&str) -> Option<T> + 'a) -> impl Fn(&Scalar) -> Result<T, Allowed> + 'a {
+pub fn word<'a, T>(
+    allowed: &'a str,
+    parse: impl Fn(&str) -> Option<T> + 'a,
+) -> impl Fn(&Scalar) -> Result<T, Allowed> + 'a {
     move |s| parse(&s.text).ok_or_else(|| format!("one of {allowed}"))
 }
 
@@ -201,7 +204,9 @@ mod tests {
         assert_eq!(read("1.5s"), Some(Duration::from_millis(1500)));
         assert_eq!(read("0"), Some(Duration::ZERO));
         assert_eq!(read("1h"), Some(hour));
-        for bad in ["", "5", "s", ".5s", "5.s", "-1s", "1e3s", "61m", "5 s", "5S", "0.0000001s", "99999999999999999999h"] {
+        for bad in
+            ["", "5", "s", ".5s", "5.s", "-1s", "1e3s", "61m", "5 s", "5S", "0.0000001s", "99999999999999999999h"]
+        {
             assert_eq!(read(bad), None, "{bad}");
         }
     }

@@ -21,7 +21,9 @@ pub fn server(root: &mut Section<'_>) -> ServerConfig {
     s.set("listen", &mut c.listen, socket);
     s.set_or_none("admin_listen", &mut c.admin_listen, socket);
     if c.admin_listen == Some(c.listen) && c.listen.port() != 0 {
-        s.field("admin_listen").iter().for_each(|f| f.fault("is the same as `listen`; expected another address, or null".into()));
+        s.field("admin_listen")
+            .iter()
+            .for_each(|f| f.fault("is the same as `listen`; expected another address, or null".into()));
     }
     let auth = s.field("auth");
     let auth_mode = word("required, open", |t| match t {

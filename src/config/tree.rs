@@ -11,6 +11,8 @@ use std::collections::HashMap;
 const MAX_TEXT: usize = 4 << 20;
 const MAX_DEPTH: usize = 32;
 const MAX_NODES: usize = 100_000;
+/// Keys in one map: they are compared with each other.
+const MAX_KEYS: usize = 10_000;
 
 /// A place in the file, counted from 1; 0 where there is no file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,7 +144,8 @@ impl Builder<'_> {
     }
 
     fn event(&mut self, event: Event<'_>, at: Mark) -> Result<(), Fault> {
-        if let Event::Scalar(_, _, _, Some(_)) | Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) = event
+        if let Event::Scalar(_, _, _, Some(_)) | Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) =
+            event
         {
             return Err(self.fault(at, "YAML tags are not allowed".into()));
         }
@@ -241,6 +244,9 @@ impl Builder<'_> {
                 let Some((key, at)) = key.take() else {
                     return Err(self.key_fault(node.at));
                 };
+                if entries.len() >= MAX_KEYS {
+                    return Err(self.fault(at, format!("more than {MAX_KEYS} keys in one map")));
+                }
                 match entries.iter().find(|e| e.key == key) {
                     None => entries.push(Entry { key, at, value: node }),
                     Some(first) => self.faults.push(Fault {
@@ -267,9 +273,9 @@ fn extent(node: &Node) -> (usize, usize) {
         Value::List(items) => &mut items.iter(),
         Value::Map(entries) => &mut entries.iter().map(|e| &e.value),
     };
-    let (nodes, depth) = children.map(extent).fold((0, 0), |(n, d): (usize, usize), (nodes, depth)| {
-        (n.saturating_add(nodes), d.max(depth))
-    });
+    let (nodes, depth) = children
+        .map(extent)
+        .fold((0, 0), |(n, d): (usize, usize), (nodes, depth)| (n.saturating_add(nodes), d.max(depth)));
     (nodes.saturating_add(1), depth + 1)
 }
 
@@ -287,7 +293,11 @@ pub fn from_json(value: &serde_json::Value) -> Result<Node, String> {
         let value = match value {
             serde_json::Value::Null => plain("null".into()),
             serde_json::Value::Bool(b) => plain(b.to_string()),
-            serde_json::Value::Number(n) => plain(n.to_string()),
+            // The float's own text has no exponent, which prices do not know.
+            serde_json::Value::Number(n) => match n.as_f64().filter(|_| n.is_f64()) {
+                Some(float) => plain(float.to_string()),
+                None => plain(n.to_string()),
+            },
             serde_json::Value::String(s) => Value::Scalar(Scalar { text: s.clone(), quoted: true }),
             serde_json::Value::Array(items) => {
                 Value::List(items.iter().map(|item| build(item, depth + 1, nodes)).collect::<Result<_, _>>()?)

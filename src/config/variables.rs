@@ -46,16 +46,17 @@ fn value(inside: &str, env: Env<'_>) -> Result<String, String> {
         None => (inside, None),
     };
     let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    if name.is_empty() || name.len() > 256 || name.starts_with(|c: char| c.is_ascii_digit()) || !name.bytes().all(fits) {
+    if name.is_empty() || name.len() > 256 || name.starts_with(|c: char| c.is_ascii_digit()) || !name.bytes().all(fits)
+    {
         return Err("a variable's name must be letters, digits and _; expected ${NAME} or ${NAME:-default}".into());
     }
     match (env(name), default) {
         (Some(set), None) => Ok(set),
         (Some(set), Some(_)) if !set.is_empty() => Ok(set),
         (_, Some(default)) => Ok(default.to_owned()),
-        (None, None) => Err(format!(
-            "the environment variable {name} is not set; set it or write ${{{name}:-default}}"
-        )),
+        (None, None) => {
+            Err(format!("the environment variable {name} is not set; set it or write ${{{name}:-default}}"))
+        }
     }
 }
 
