@@ -15,6 +15,7 @@ pub enum Block {
     Endpoint,
     Route,
     RetryBudget,
+    Intelligent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -48,6 +49,7 @@ impl fmt::Display for Change {
             Block::Endpoint => "endpoint",
             Block::Route => "route",
             Block::RetryBudget => "retry_budget",
+            Block::Intelligent => "intelligent",
         };
         f.write_str(block)?;
         if !self.name.is_empty() {
@@ -83,6 +85,18 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     once(&mut changes, Block::Store, differing!(&old.store, &new.store, path, durability, on_failure), true);
     let budget = differing!(&old.retry_budget, &new.retry_budget, ratio, min_per_second, window);
     once(&mut changes, Block::RetryBudget, budget, false);
+    let fields = differing!(
+        &*old.intelligent,
+        &*new.intelligent,
+        simple_below,
+        complex_from,
+        weights,
+        scale,
+        lexicon,
+        quality,
+        tiers
+    );
+    once(&mut changes, Block::Intelligent, fields, false);
     named(&mut changes, Block::Provider, &old.providers, &new.providers, provider);
     named(&mut changes, Block::Endpoint, &old.endpoints, &new.endpoints, endpoint);
     named(&mut changes, Block::Route, &old.routes, &new.routes, route);

@@ -5,6 +5,7 @@
 
 use crate::config::endpoint;
 use crate::config::fault::{Fault, Faults};
+use crate::config::intelligent;
 use crate::config::model::{Config, EndpointConfig, EndpointDefaults, RouteConfig, StoreConfig};
 use crate::config::provider::{self, Providers};
 use crate::config::reader::{Env, Field, Section, Source};
@@ -94,6 +95,7 @@ fn read(root: &mut Section<'_>) -> Config {
     let server = server::server(root);
     let store = server::store(root);
     let retry_budget = server::retry_budget(root);
+    let intelligent = Arc::new(intelligent::read(root));
     let (endpoint_defaults, route_defaults) = defaults(root);
     let providers: Providers = named(root, "providers")
         .into_iter()
@@ -116,6 +118,7 @@ fn read(root: &mut Section<'_>) -> Config {
         endpoints,
         routes,
         retry_budget,
+        intelligent,
         warnings: Vec::new(),
     }
 }

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod diff;
 mod endpoint;
 pub mod fault;
+mod intelligent;
 mod load;
 pub mod model;
 mod provider;

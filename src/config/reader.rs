@@ -267,6 +267,28 @@ impl<'a> Section<'a> {
         self.src.fault(self.at, &self.path, message);
     }
 
+    /// Reports what stands at a path below this section, such as `tiers.free.simple` or `terms[3]`; if it does not stand in the
+    /// file, the place is that of what would hold it.
+    pub fn fault_below(&self, path: &str, message: String) {
+        let mut at = self.at;
+        let mut entries = self.entries;
+        for part in path.split('.') {
+            let (key, index) = match part.strip_suffix(']').and_then(|p| p.split_once('[')) {
+                Some((key, index)) => (key, index.parse::<usize>().ok()),
+                None => (part, None),
+            };
+            let Some(entry) = entries.iter().find(|e| e.key == key) else { break };
+            at = entry.value.at;
+            entries = &[];
+            match &entry.value.value {
+                Value::Map(inner) => entries = inner,
+                Value::List(items) => at = index.and_then(|i| items.get(i)).map_or(at, |item| item.at),
+                Value::Scalar(_) => {}
+            }
+        }
+        self.src.fault(at, &format!("{}.{path}", self.path), message);
+    }
+
     pub fn warn(&self, message: String) {
         self.src.warn(self.at, &self.path, message);
     }
