@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, each with its arguments and its `run`.
 
 pub mod check;
+pub mod sim;
 
 use std::io::Write;
 use std::process::{ExitCode, Termination};
