@@ -14,8 +14,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub struct BaseUrl {
     /// Without a slash at the end.
     pub url: String,
-    /// Lower case, without port.
-    pub host: String,
     /// Plain http to somewhere else than this machine or network.
     pub in_clear: bool,
 }
@@ -40,15 +38,20 @@ pub fn base_url(text: &str, allow_private: bool) -> Result<BaseUrl, String> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err("a query or fragment (? or #) is not allowed; expected the address up to the path".into());
     }
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-    let private = is_private_host(&host);
+    let private = is_private_host(host.trim_start_matches('[').trim_end_matches(']'));
     if private && !allow_private {
         return Err("points to this machine, a private network or a special address; \
                     expected a public host, or `allow_private: true` beside it"
             .into());
     }
     let in_clear = url.scheme() == "http" && !private;
-    Ok(BaseUrl { url: url.as_str().trim_end_matches('/').to_owned(), host, in_clear })
+    Ok(BaseUrl { url: url.as_str().trim_end_matches('/').to_owned(), in_clear })
+}
+
+/// The host of an address, in lower case and without its port; empty if there is none.
+#[must_use]
+pub fn host(base_url: &str) -> String {
+    Url::parse(base_url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn is_private_host(host: &str) -> bool {
@@ -168,7 +171,8 @@ mod tests {
         }
         assert!(base_url("https://a.com?k=p-marker", true).is_err_and(|m| !m.contains("p-marker")));
         let read = base_url("http://API.a.com:8080/v1//", false).unwrap();
-        assert_eq!(read, BaseUrl { url: "http://api.a.com:8080/v1".into(), host: "api.a.com".into(), in_clear: true });
+        assert_eq!(read, BaseUrl { url: "http://api.a.com:8080/v1".into(), in_clear: true });
+        assert_eq!(host(&read.url), "api.a.com");
     }
 
     #[test]

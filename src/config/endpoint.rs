@@ -3,6 +3,7 @@
 //! Settings are read over a base, key by key: over the built-in defaults for `defaults`, over those for an endpoint, over the
 //! present settings for a change at run time. What an endpoint does not say is thus what stands next above it.
 
+use crate::config::address;
 use crate::config::catalogue;
 use crate::config::model::{EndpointConfig, EndpointDefaults, ProviderConfig};
 use crate::config::provider::Providers;
@@ -70,10 +71,8 @@ fn known_provider(field: &Field<'_>, providers: &Providers) -> Option<Arc<Provid
 
 /// Fills in what the catalogue knows and the file left out. The warning says what stays unknown or is a guess.
 pub fn complete(endpoint: &mut EndpointConfig, priced: bool) -> Option<String> {
-    let host = endpoint.provider.base_url.split("://").nth(1).unwrap_or_default();
-    let host = host.split('/').next().unwrap_or_default();
-    let host = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    let listed = catalogue::find(endpoint.provider.dialect, host, &endpoint.model);
+    let host = address::host(&endpoint.provider.base_url);
+    let listed = catalogue::find(endpoint.provider.dialect, &host, &endpoint.model);
     if let Some(listed) = &listed {
         endpoint.context = endpoint.context.or(listed.context);
     }
@@ -157,7 +156,7 @@ pub fn adjustable(s: &mut Section<'_>, base: &EndpointDefaults) -> EndpointDefau
     if let Some(mut s) = s.section("limits") {
         limits(&mut s, &mut c.limits);
     }
-    s.set("weight", &mut c.weight, whole(1, 1_000_000));
+    s.set("weight", &mut c.weight, whole(0, 1_000_000));
     s.set("quality", &mut c.quality, share(0.0, false));
     c
 }

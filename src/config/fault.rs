@@ -54,9 +54,18 @@ impl Faults {
         (!faults.is_empty()).then_some(Self(faults))
     }
 
+    /// A single fault.
     #[must_use]
     pub fn one(fault: Fault) -> Self {
         Self(vec![fault])
+    }
+
+    /// These and one more.
+    #[must_use]
+    pub fn and(mut self, fault: Fault) -> Self {
+        self.0.push(fault);
+        self.0.sort_by_key(|f| (f.line, f.column));
+        self
     }
 
     pub fn iter(&self) -> std::slice::Iter<'_, Fault> {

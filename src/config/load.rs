@@ -13,6 +13,7 @@ use crate::config::route::{self, RouteDefaults};
 use crate::config::scalar::check_name;
 use crate::config::server;
 use crate::config::tree::{self, Mark, Node};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,13 +52,15 @@ fn folder(path: &Path) -> &Path {
 fn read_file(path: &Path) -> Result<(String, String), Faults> {
     let name = path.display().to_string();
     let fault = |message: String| Faults::one(Fault::of_file(&name, message));
-    let bytes = std::fs::read(path).map_err(|e| fault(format!("cannot be read: {e}")))?;
+    let mut bytes = Vec::new();
+    // One byte over the limit is enough for `tree` to refuse it.
+    let read = std::fs::File::open(path).and_then(|f| f.take(tree::MAX_TEXT as u64 + 1).read_to_end(&mut bytes));
+    read.map_err(|e| fault(format!("cannot be read: {e}")))?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok((name, text)),
         Err(e) => {
-            let good = e.utf8_error().valid_up_to();
-            let before = e.as_bytes().get(..good).unwrap_or_default();
-            let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+            let good = e.as_bytes().get(..e.utf8_error().valid_up_to()).unwrap_or_default();
+            let line = good.iter().filter(|b| **b == b'\n').count() + 1;
             Err(fault(format!("line {line} is not UTF-8 text")))
         }
     }
@@ -72,10 +75,10 @@ pub fn parse(file_name: &str, text: &str, env: Env<'_>, base_dir: &Path) -> Resu
     let tree = match tree::from_yaml(file_name, text, &mut faults) {
         Ok(tree) => tree,
         Err(last) => {
-            faults.push(last);
-            return Err(
-                Faults::from_vec(faults).unwrap_or_else(|| Faults::one(Fault::of_file(file_name, String::new())))
-            );
+            return Err(match Faults::from_vec(faults) {
+                Some(before) => before.and(last),
+                None => Faults::one(last),
+            });
         }
     };
     let src = Source::new(file_name, Some(env), base_dir, faults);
@@ -109,7 +112,7 @@ fn read(root: &mut Section<'_>) -> Config {
     let endpoints: Vec<Arc<EndpointConfig>> = fields.iter().filter_map(endpoint).map(Arc::new).collect();
     let names: Vec<(Arc<str>, Mark)> = fields.iter().map(|(name, f)| ((*name).into(), f.key_at)).collect();
     let routes = routes(root, &names, &route_defaults);
-    root.unsupported(&["budgets", "keys", "ledger", "plugins", "cache"]);
+    root.unsupported(&["budgets", "keys", "ledger"]);
     Config {
         server,
         store,

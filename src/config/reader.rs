@@ -56,7 +56,11 @@ impl<'a> Source<'a> {
     pub fn finish(self) -> Result<Vec<Fault>, Faults> {
         match Faults::from_vec(self.faults.into_inner()) {
             Some(faults) => Err(faults),
-            None => Ok(self.warnings.into_inner()),
+            None => {
+                let mut warnings = self.warnings.into_inner();
+                warnings.sort_by_key(|w| (w.line, w.column));
+                Ok(warnings)
+            }
         }
     }
 }

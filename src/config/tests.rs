@@ -427,6 +427,14 @@ fn files_are_found_and_faults_name_them() {
 }
 
 #[test]
+fn a_byte_order_mark_and_windows_line_ends_do_no_harm() {
+    let text = format!("\u{feff}{}", BASE.replace('\n', "\r\n"));
+    assert_eq!(read(&text), read(BASE));
+    let huge = format!("# {}", "x".repeat(4 << 20));
+    assert_eq!(lines(&huge), ["c.yaml: is larger than 4 MiB"]);
+}
+
+#[test]
 fn aliases_work_and_are_bounded() {
     let text = format!(
         "{BASE}  b: {{provider: p, model: n, limits: &l {{rpm: 7}}}}\n  c: {{provider: p, model: o, limits: *l}}\n"

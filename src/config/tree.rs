@@ -8,7 +8,8 @@ use crate::config::fault::Fault;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 use std::collections::HashMap;
 
-const MAX_TEXT: usize = 4 << 20;
+/// Bytes of a file.
+pub const MAX_TEXT: usize = 4 << 20;
 const MAX_DEPTH: usize = 32;
 const MAX_NODES: usize = 100_000;
 /// Keys in one map: they are compared with each other.
@@ -85,7 +86,7 @@ pub fn from_yaml(file: &str, text: &str, faults: &mut Vec<Fault>) -> Result<Node
         return Err(Fault::of_file(file, format!("is larger than {} MiB", MAX_TEXT >> 20)));
     }
     let mut builder = Builder { file, stack: Vec::new(), anchors: HashMap::new(), nodes: 0, root: None, faults };
-    for event in Parser::new_from_str(text) {
+    for event in Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)) {
         match event {
             Ok((event, span)) => builder.event(event, mark(span.start))?,
             Err(e) => return Err(builder.fault(mark(*e.marker()), format!("not valid YAML: {}", e.info()))),
