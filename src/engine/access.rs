@@ -124,6 +124,12 @@ impl Caller {
         }
     }
 
+    /// Whether the caller may see what became of a request of this key.
+    #[must_use]
+    pub fn sees(&self, key_id: &str) -> bool {
+        matches!(self, Self::Operator) || *self.key_id() == *key_id
+    }
+
     /// Whether the caller may ask for `model`.
     ///
     /// # Errors

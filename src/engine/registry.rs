@@ -9,6 +9,7 @@ use crate::config;
 use crate::config::model::{Config, EndpointConfig};
 use crate::domain::gate::Gate;
 use crate::domain::health::{EndpointHealth, HealthCheckpoint};
+use crate::domain::retry::RetryBudget;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Gateway;
 use crate::store::{Area, StateStore};
@@ -203,6 +204,7 @@ impl Gateway {
             self.retire(gone);
         }
         self.board.set(cells, &config.routes);
+        *self.retry_budget.lock() = RetryBudget::new(config.retry_budget, clock::now());
         self.set_config(config);
         for cell in fresh {
             self.supervisor.do_send(Adopt(cell));
