@@ -65,7 +65,9 @@ impl GroupBy {
             _ => match text.strip_prefix("tag:").filter(|tag| !tag.is_empty()) {
                 Some(tag) => Self::Tag(tag.into()),
                 None => {
-                    return Err(format!("`{text}` is not one of endpoint, model, route, key, tag:NAME, day, hour, total"));
+                    return Err(format!(
+                        "`{text}` is not one of endpoint, model, route, key, tag:NAME, day, hour, total"
+                    ));
                 }
             },
         })

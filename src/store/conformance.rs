@@ -325,18 +325,20 @@ fn a_flipped_byte_is_reported_or_harmless() {
                 false
             }
             Ok((store, _)) => match store.reader().verify(&mut |_| {}) {
-                Ok(report) => report.first_bad.is_none() && {
-                    assert_eq!(rows(&store, TimeRange::ALL), before, "byte {at} of {}", file.display());
-                    let state = store.state().get(Area::Key, "k");
-                    let sums_now = store.reader().sums(TimeRange::ALL, &GroupBy::Key);
-                    if let (Ok(state), Ok(sums_now)) = (state, sums_now) {
-                        assert_eq!(state.as_deref(), Some(&b"secret"[..]), "byte {at} of {}", file.display());
-                        assert_eq!(sums_now, sums, "byte {at} of {}", file.display());
-                        true
-                    } else {
-                        false
+                Ok(report) => {
+                    report.first_bad.is_none() && {
+                        assert_eq!(rows(&store, TimeRange::ALL), before, "byte {at} of {}", file.display());
+                        let state = store.state().get(Area::Key, "k");
+                        let sums_now = store.reader().sums(TimeRange::ALL, &GroupBy::Key);
+                        if let (Ok(state), Ok(sums_now)) = (state, sums_now) {
+                            assert_eq!(state.as_deref(), Some(&b"secret"[..]), "byte {at} of {}", file.display());
+                            assert_eq!(sums_now, sums, "byte {at} of {}", file.display());
+                            true
+                        } else {
+                            false
+                        }
                     }
-                },
+                }
                 Err(error) => {
                     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
                     false

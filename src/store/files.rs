@@ -103,8 +103,7 @@ pub(super) fn write_head(dir: &Path, head: &Head) -> Result<(), StoreError> {
     bytes.extend_from_slice(&head.generation.to_le_bytes());
     let crc = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
-    replace(dir, HEAD, &bytes)
-        .map_err(|e| StoreError::Failed { what: format!("{}: {e}", dir.join(HEAD).display()) })
+    replace(dir, HEAD, &bytes).map_err(|e| StoreError::Failed { what: format!("{}: {e}", dir.join(HEAD).display()) })
 }
 
 /// Replaces a file of `dir` as a whole: a reader, or a start after a power cut, finds the old one or the new one.

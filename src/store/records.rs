@@ -7,9 +7,9 @@
 
 use crate::domain::ids::RequestId;
 use crate::domain::time::Wall;
+use crate::store::Inner;
 use crate::store::codec::{self, Cursor, PIECE, put_bytes, put_signed, put_varint};
 use crate::store::error::StoreError;
-use crate::store::Inner;
 use crate::store::shelf::{Reach, Shelf};
 use std::time::Duration;
 

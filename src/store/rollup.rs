@@ -228,7 +228,8 @@ impl Live {
     /// Forgets every hour that reaches past row `last`, here and in the store, so that what is left of it can be counted again.
     /// Returns those hours with the first row of the earliest.
     pub fn unwind(&mut self, state: &Shelf, last: u64) -> Result<(Vec<u32>, u64), StoreError> {
-        let reaching: Vec<_> = stored_hours(state, 0, u32::MAX)?.into_iter().filter(|(_, s)| s.last_seq > last).collect();
+        let reaching: Vec<_> =
+            stored_hours(state, 0, u32::MAX)?.into_iter().filter(|(_, s)| s.last_seq > last).collect();
         let first = reaching.iter().map(|(_, span)| span.first_seq).min().unwrap_or(last + 1);
         let mut batch = sled::Batch::default();
         for (hour, _) in &reaching {
@@ -380,13 +381,8 @@ fn decode_cell(bytes: &[u8]) -> Option<(Dims, Tally)> {
         latency_us_sum: next()?,
         ..Tally::default()
     };
-    tally.usage = Usage {
-        input: next()?,
-        cached_input: next()?,
-        cache_write: next()?,
-        output: next()?,
-        reasoning: next()?,
-    };
+    tally.usage =
+        Usage { input: next()?, cached_input: next()?, cache_write: next()?, output: next()?, reasoning: next()? };
     tally.cost = NanoUsd(cursor.signed()?);
     let mut buckets = Vec::new();
     for _ in 0..cursor.length()? {

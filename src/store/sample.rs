@@ -52,33 +52,44 @@ pub(crate) fn entry() -> impl Strategy<Value = Entry> {
     let usage = (tokens(), tokens(), tokens(), tokens(), tokens());
     let source = prop::sample::select(vec![UsageSource::Reported, UsageSource::Estimated, UsageSource::None]);
     let numbers = (0_i64..7_200_000_000, 1_u16..9, any::<u16>(), any::<bool>(), any::<u64>());
-    (names, tags, usage, source, numbers, any::<Option<u64>>(), any::<Option<i64>>()).prop_map(
-        |(names, tags, usage, usage_source, (after, attempt, http_status, stream, latency_us), ttft_us, cost)| Entry {
-            at: Wall(START.0 + after),
-            request_id: names.0,
-            attempt,
-            endpoint: names.1,
-            provider: names.2,
-            model: names.3,
-            route: names.4,
-            key_id: names.5,
-            tags,
-            outcome: names.6,
-            http_status,
-            stream,
-            latency_us,
-            ttft_us,
-            usage: Usage {
-                input: usage.0,
-                cached_input: usage.1,
-                cache_write: usage.2,
-                output: usage.3,
-                reasoning: usage.4,
-            },
-            usage_source,
-            cost: cost.map(NanoUsd),
-            price_version: names.7,
-            decision: names.8,
-        },
+    (
+        names,
+        tags,
+        usage,
+        source,
+        numbers,
+        any::<Option<u64>>(),
+        prop::option::of(-1_000_000_000_000_000_i64..1_000_000_000_000_000),
     )
+        .prop_map(
+            |(names, tags, usage, usage_source, (after, attempt, http_status, stream, latency_us), ttft_us, cost)| {
+                Entry {
+                    at: Wall(START.0 + after),
+                    request_id: names.0,
+                    attempt,
+                    endpoint: names.1,
+                    provider: names.2,
+                    model: names.3,
+                    route: names.4,
+                    key_id: names.5,
+                    tags,
+                    outcome: names.6,
+                    http_status,
+                    stream,
+                    latency_us,
+                    ttft_us,
+                    usage: Usage {
+                        input: usage.0,
+                        cached_input: usage.1,
+                        cache_write: usage.2,
+                        output: usage.3,
+                        reasoning: usage.4,
+                    },
+                    usage_source,
+                    cost: cost.map(NanoUsd),
+                    price_version: names.7,
+                    decision: names.8,
+                }
+            },
+        )
 }

@@ -185,9 +185,7 @@ fn guarded<R>(dir: &Path, call: impl FnOnce() -> sled::Result<R>) -> Result<R, S
         Ok(Err(sled::Error::Io(e))) if !matches!(e.kind(), UnexpectedEof | InvalidData | InvalidInput) => {
             Err(failed(dir, &e))
         }
-        Ok(Err(error)) => {
-            Err(StoreError::Damaged { seq: None, what: format!("{}: {error}", dir.display()) })
-        }
+        Ok(Err(error)) => Err(StoreError::Damaged { seq: None, what: format!("{}: {error}", dir.display()) }),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");

@@ -5,10 +5,10 @@
 //! with the ledger's next commit of rollups, about a second later. After a failed write the database is opened again before the
 //! next one.
 
+use crate::store::Inner;
 use crate::store::codec::{self, Opened};
 use crate::store::error::StoreError;
 use crate::store::shelf::Reach;
-use crate::store::Inner;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
