@@ -1,6 +1,12 @@
 //! The pure core: state machines and arithmetic. Time (`now`) and randomness (`roll`) are arguments; nothing here does I/O.
 
+pub mod breaker;
+pub mod bucket;
+pub mod gate;
+pub mod health;
 pub mod ids;
+pub mod latency;
+pub mod learn;
 pub mod ledger;
 pub mod money;
 pub mod outcome;
@@ -9,3 +15,4 @@ pub mod settings;
 pub mod strategy;
 pub mod time;
 pub mod usage;
+pub mod window;
