@@ -196,8 +196,9 @@ impl Lexicon {
             match self.first.get_mut(*c as usize) {
                 Some(slot) => *slot = *to,
                 None => {
-                    let slots = self.first_beyond.len();
-                    let free = (0..slots).map(|i| (hash(*c) + i) & (slots - 1)).find(|i| self.first_beyond[*i].1 == 0);
+                    let mask = self.first_beyond.len() - 1;
+                    let free = |at: &usize| self.first_beyond.get(*at).is_some_and(|(_, to)| *to == 0);
+                    let free = (0..=mask).map(|i| (hash(*c) + i) & mask).find(free);
                     if let Some(slot) = free.and_then(|i| self.first_beyond.get_mut(i)) {
                         *slot = (*c, *to);
                     }
