@@ -19,7 +19,7 @@ async fn a_body_that_is_no_json_object_is_400() {
     let a = Upstream::start();
     let gateway = start(&a).await;
     let good = chat_body("chat").to_string();
-    let cut = good[..good.len() / 2].as_bytes();
+    let cut = &good.as_bytes()[..good.len() / 2];
     let deep = format!(r#"{{"model":"chat","messages":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     let deep_object = format!(r#"{{"model":"chat","x":{}1{}}}"#, r#"{"a":"#.repeat(100_000), "}".repeat(100_000));
     let bodies: [&[u8]; 14] = [

@@ -24,7 +24,6 @@ pub struct Setup {
     auth: &'static str,
     server: Vec<String>,
     store: Vec<String>,
-    top: Vec<String>,
     endpoints: Vec<Endpoint>,
     routes: Vec<Route>,
     pub env: Vec<(String, String)>,
@@ -36,7 +35,6 @@ impl Setup {
             auth: "open",
             server: vec!["workers: 2".into()],
             store: vec![],
-            top: vec![],
             endpoints: vec![],
             routes: vec![],
             env: vec![],
@@ -67,12 +65,6 @@ impl Setup {
     /// A line under `store:`.
     pub fn store(mut self, line: &str) -> Self {
         self.store.push(line.into());
-        self
-    }
-
-    /// A line at the top level.
-    pub fn top(mut self, line: &str) -> Self {
-        self.top.push(line.into());
         self
     }
 
@@ -151,7 +143,6 @@ impl Setup {
                 .unwrap();
             lines(&mut y, "    ", &r.settings);
         }
-        lines(&mut y, "", &self.top);
         y
     }
 }
