@@ -118,14 +118,17 @@ async fn an_unknown_model_is_404_and_named() {
 async fn a_wrong_path_or_method_is_an_error_in_the_same_envelope() {
     let a = Upstream::start();
     let gateway = start(&a).await;
-    for (method, path, status) in [
-        ("GET", "/v1/nothing", 404),
-        ("POST", "/v1/chat/completion", 404),
-        ("GET", "/v1/chat/completions", 405),
-        ("DELETE", "/v1/models", 405),
+    for (method, path) in [
+        ("GET", "/v1/nothing"),
+        ("POST", "/v1/chat/completion"),
+        ("GET", "/v1/chat/completions"),
+        ("DELETE", "/v1/models"),
+        ("PUT", "/admin/endpoints"),
+        ("GET", "/nothing"),
     ] {
         let answer = gateway.send(method, path, &[], "").await;
-        assert!(answer.expect(status).json()["error"]["message"].is_string(), "{method} {path}");
+        assert!([404, 405].contains(&answer.status), "{method} {path}: {}", answer.status);
+        assert!(answer.json()["error"]["message"].is_string(), "{method} {path}");
     }
 }
 

@@ -204,12 +204,12 @@ async fn an_operators_call_for_an_unknown_endpoint_or_with_a_bad_body_is_refused
 async fn a_refused_upstream_key_takes_the_endpoint_out_until_the_key_works() {
     let a = Upstream::start_with(Reply::NeedsKey("another key".into()));
     let b = Upstream::start();
-    let setup = Setup::pair(&a, &b, &[QUICK, "probe: {kind: models, interval: 500ms}"]);
+    let setup = Setup::pair(&a, &b, &[QUICK]);
     let gateway = Gateway::start(&setup).await;
     send(&gateway, 5).await;
     eventually(secs(5), "a is out because of its key", async || {
         send(&gateway, 1).await;
-        gateway.endpoint("a").await["breaker"]["reason"] == "auth_failed"
+        gateway.endpoint("a").await["auth_failed"].as_str().is_some_and(|r| r.starts_with("auth_failed"))
     })
     .await;
     let calls = a.calls();

@@ -210,7 +210,7 @@ async fn when_all_fail_the_answer_lists_the_attempts() {
     let told: Vec<_> =
         attempts.iter().map(|a| (a["endpoint"].as_str().unwrap(), a["outcome"].as_str().unwrap())).collect();
     assert_eq!(told, [("a", "server_error"), ("b", "connect_failed")]);
-    assert!(attempts.iter().all(|a| a["milliseconds"].is_number()), "{body}");
+    assert!(attempts.iter().all(|a| a["ms"].is_number()), "{body}");
 }
 
 #[tokio::test]

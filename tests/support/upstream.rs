@@ -217,6 +217,12 @@ fn converse(mut connection: TcpStream, shared: &Shared) {
         }
         let next = if is_call { shared.once.lock().unwrap().pop_front() } else { None };
         let reply = next.unwrap_or_else(|| shared.reply.lock().unwrap().clone());
+        if !is_call {
+            if answer_probe(&mut connection, &seen, &reply).is_err() {
+                return;
+            }
+            continue;
+        }
         shared.running.fetch_add(1, Ordering::SeqCst);
         let end = answer(&mut connection, shared, &seen, &reply, number);
         shared.running.fetch_sub(1, Ordering::SeqCst);
@@ -229,6 +235,20 @@ fn converse(mut connection: TcpStream, shared: &Shared) {
             }
         }
     }
+}
+
+/// Answers a question that is no call: the list of models, which checks the key.
+fn answer_probe(to: &mut TcpStream, seen: &Seen, reply: &Reply) -> std::io::Result<()> {
+    match reply {
+        Reply::NeedsKey(key) if !has_key(seen, key) => {
+            write_whole(to, 401, &[], "application/json", error_body("wrong key").as_bytes())
+        }
+        _ => write_whole(to, 200, &[], "application/json", br#"{"object":"list","data":[]}"#),
+    }
+}
+
+fn has_key(seen: &Seen, key: &str) -> bool {
+    seen.header("authorization") == Some(&format!("Bearer {key}"))
 }
 
 enum End {
@@ -249,7 +269,7 @@ fn answer(to: &mut TcpStream, shared: &Shared, seen: &Seen, reply: &Reply, numbe
         Reply::FailEvery(n) if number.is_multiple_of(*n) => {
             return answer(to, shared, seen, &Reply::status(500), number);
         }
-        Reply::NeedsKey(key) if seen.header("authorization") != Some(&format!("Bearer {key}")) => {
+        Reply::NeedsKey(key) if !has_key(seen, key) => {
             return answer(to, shared, seen, &Reply::status(401), number);
         }
         Reply::Hang => return stay(to, shared, Duration::from_secs(120)).unwrap_or(End::Close),
@@ -274,9 +294,7 @@ fn answer(to: &mut TcpStream, shared: &Shared, seen: &Seen, reply: &Reply, numbe
         }
         Reply::Body { content_type, body } => write_whole(to, 200, &[], content_type, body),
         Reply::Completion | Reply::FailEvery(_) | Reply::NeedsKey(_) | Reply::Trickle { .. } => {
-            if seen.method == "GET" {
-                write_whole(to, 200, &[], "application/json", br#"{"object":"list","data":[]}"#)
-            } else if streamed {
+            if streamed {
                 let all: String = (0..=WORDS.len() + 1).map(stream_event).collect();
                 write_chunked_head(to).and_then(|()| write_chunk(to, &all)).and_then(|()| end_chunks(to))
             } else {
