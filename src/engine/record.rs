@@ -47,6 +47,9 @@ pub struct Decision {
     /// The rule of `intelligent` that chose the strategy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// The first candidate leads because nothing is known of it yet.
+    #[serde(default)]
+    pub explored: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub complexity: Option<String>,
     pub prompt_tokens_estimate: u64,
@@ -106,7 +109,9 @@ pub enum Step {
         why: Cow<'static, str>,
     },
     /// The fleet's retry budget allowed no further attempt.
-    RetryBudgetSpent { at_ms: f64 },
+    RetryBudgetSpent {
+        at_ms: f64,
+    },
 }
 
 impl Decision {
@@ -129,7 +134,8 @@ impl Decision {
         let removed = plan.removed.iter().take(MAX_CANDIDATES);
         Self {
             strategy: plan.strategy.as_str().to_owned(),
-            rule: plan.rule.clone(),
+            rule: plan.rule.map(str::to_owned),
+            explored: plan.explored,
             complexity: plan.complexity.map(|c| c.as_str().to_owned()),
             prompt_tokens_estimate: prompt_tokens,
             candidates: candidates.collect(),
@@ -141,7 +147,7 @@ impl Decision {
 /// A finished request as it was kept: spelled out only when somebody asks.
 #[derive(Debug)]
 pub struct Kept {
-    pub request_id: Arc<str>,
+    pub request_id: RequestId,
     pub started_at: Wall,
     pub model: Arc<str>,
     pub stream: bool,
@@ -162,7 +168,7 @@ impl Kept {
     #[must_use]
     pub fn spell_out(&self) -> RequestRecord {
         RequestRecord {
-            request_id: Arc::clone(&self.request_id),
+            request_id: self.request_id.shared(),
             started_at: self.started_at.to_rfc3339(),
             model: Arc::clone(&self.model),
             stream: self.stream,
@@ -205,7 +211,7 @@ struct Ring {
 
 impl Records {
     pub fn put(&self, record: Kept) {
-        let id = Arc::clone(&record.request_id);
+        let id = record.request_id.shared();
         let mut ring = self.0.lock();
         if ring.by_id.insert(Arc::clone(&id), Arc::new(record)).is_none() {
             ring.order.push_back(id);
