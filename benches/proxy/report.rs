@@ -94,7 +94,11 @@ impl Report {
         let ratio = |a: f64, b: f64| a / b;
         let per_event = |s: &Sample| s.cpu_per_request() * US / EVENTS as f64;
         let delay = |s: &Sample| s.delay[1] as f64;
-        let idle = self.memory.iter().find(|m| m.kind == Kind::Breakwater);
+        let memory = |kind: Kind| self.memory.iter().find(move |m| m.kind == kind);
+        let idle = memory(Kind::Breakwater);
+        let per_stream = |kind: Kind| memory(kind).and_then(|m| m.per_stream).map(|b| b / 1024.0);
+        let ours = per_stream(Kind::Breakwater);
+        let above = ours.zip(per_stream(Kind::Passthrough)).map(|(ours, theirs)| ours - theirs);
         let cpu = |other, mode| self.against(other, mode, Sample::cpu_per_request, ratio);
         let rows = [
             ("unary: CPU per request, breakwater / passthrough", cpu(Kind::Passthrough, Mode::Unary), Some(1.25), "×"),
@@ -115,7 +119,8 @@ impl Report {
                 "µs",
             ),
             ("memory: idle", idle.map(|m| m.idle as f64 / MIB), Some(40.0), "MiB"),
-            ("memory: per open stream", idle.and_then(|m| m.per_stream).map(|b| b / 1024.0), Some(10.0), "KiB"),
+            ("memory: per open stream", ours, Some(10.0), "KiB"),
+            ("memory: per open stream above passthrough", above, Some(10.0), "KiB"),
         ];
         rows.into_iter()
             .filter_map(|(what, value, bar, unit)| value.map(|value| Check { what, value, bar, unit }))
