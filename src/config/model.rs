@@ -2,7 +2,7 @@
 //! variables and secret files are read, prices looked up, names checked against each other.
 
 use crate::config::secret::Secret;
-use crate::domain::complexity::IntelligentSettings;
+use crate::domain::intelligent::IntelligentSettings;
 use crate::domain::price::Price;
 use crate::domain::settings::{
     BreakerSettings, LimitSettings, ProbeSettings, RetryBudgetSettings, RetrySettings, TimeoutSettings,

@@ -1,6 +1,8 @@
 //! The pure core: state machines and arithmetic. Time (`now`) and randomness (`roll`) are arguments; nothing here does I/O.
 
+pub mod complexity;
 pub mod ids;
+pub mod intelligent;
 pub mod ledger;
 pub mod money;
 pub mod outcome;

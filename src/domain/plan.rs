@@ -123,12 +123,15 @@ impl AttemptPlan {
         let mut any = false;
         for (i, standing) in self.standing.iter_mut().enumerate() {
             match standing {
-                Standing::Failed if failure_rate(i) < HOPELESS_RATE => *standing = Standing::Untried,
-                Standing::Refused => *standing = Standing::Untried,
+                Standing::Failed if failure_rate(i) < HOPELESS_RATE => {
+                    *standing = Standing::Untried;
+                    any = true;
+                }
                 Standing::Failed => *standing = Standing::Out,
+                // Asked again with the others, but no reason for another pass: its gate says when it opens, and that is not now.
+                Standing::Refused => *standing = Standing::Untried,
                 Standing::Untried | Standing::Out => {}
             }
-            any |= *standing == Standing::Untried;
         }
         if !any {
             return Step::Stop(Stop::Exhausted);
