@@ -10,6 +10,7 @@ use breakwater::domain::plan::{AttemptPlan, Step};
 use breakwater::domain::price::Price;
 use breakwater::domain::retry::RetryBudget;
 use breakwater::domain::settings::{RetryBudgetSettings, RetrySettings};
+use breakwater::domain::strategy::{CandidateFacts, Cursor, StrategyKind, rank};
 use breakwater::domain::time::{Ts, Wall};
 use breakwater::domain::usage::{Usage, UsageSource};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -73,6 +74,40 @@ fn ledger(c: &mut Criterion) {
     });
 }
 
+/// Candidates that differ in everything a strategy looks at.
+#[allow(clippy::cast_precision_loss, reason = "a few thousand at most")]
+fn candidates(count: u32) -> Vec<CandidateFacts> {
+    (0..count)
+        .map(|i| {
+            let spread = i.wrapping_mul(2_654_435_761) >> 20;
+            CandidateFacts {
+                weight: 1 + spread % 7,
+                quality: spread as f32 / 4096.0,
+                est_cost: Some(NanoUsd(i64::from(50_000 + spread))),
+                ewma_ttft_us: Some(40_000.0 + spread as f32),
+                in_flight: spread % 16,
+                failure_rate: 0.01,
+                samples: 1_000,
+                blocked: spread % 32 == 0,
+            }
+        })
+        .collect()
+}
+
+fn ranking(c: &mut Criterion) {
+    for kind in [StrategyKind::RoundRobin, StrategyKind::Weighted, StrategyKind::CostBased, StrategyKind::Balanced] {
+        for count in [4, 1_000] {
+            let (facts, mut cursor, mut ranked) = (candidates(count), Cursor::default(), Vec::new());
+            c.bench_function(&format!("rank/{}/{count}", kind.as_str()), |b| {
+                b.iter(|| {
+                    rank(kind, black_box(&facts), &mut cursor, 0.5, &mut ranked);
+                    ranked.first().copied()
+                });
+            });
+        }
+    }
+}
+
 /// The steps of a request: the first try, and the whole walk over four endpoints that all fail.
 fn attempts(c: &mut Criterion) {
     let now = Ts(7_200_000_000);
@@ -116,5 +151,5 @@ fn sse(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group! { name = core; config = quick(); targets = pricing, ledger, attempts, sse }
+criterion_group! { name = core; config = quick(); targets = pricing, ledger, ranking, attempts, sse }
 criterion_main!(core);

@@ -10,6 +10,8 @@
 
 mod fault;
 mod load;
+#[path = "../support/machine.rs"]
+mod machine;
 mod passthrough;
 mod peers;
 mod procfs;
@@ -119,8 +121,8 @@ fn parent_gone() -> tokio::sync::oneshot::Receiver<()> {
 
 /// The whole run; false if a bar is missed that was to be enforced.
 fn measure(arguments: &Arguments) -> Result<bool, Fault> {
-    let machine = procfs::machine();
-    let workers = arguments.workers.unwrap_or_else(procfs::cores);
+    let machine = machine::describe();
+    let workers = arguments.workers.unwrap_or_else(machine::cores);
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).map_err(Fault::io("cannot make a folder"))?;
     let (_upstream, address) = peers::role(&["upstream"])?;
     let peers = start(arguments, address, workers, dir.path())?;

@@ -1,4 +1,4 @@
-//! What the kernel says about a process: CPU time, resident memory, and about the machine.
+//! What the kernel says about a process: CPU time and resident memory.
 
 use crate::fault::Fault;
 use std::fs;
@@ -47,26 +47,4 @@ pub fn rss(pids: &[u32]) -> u64 {
         kb.unwrap_or(0_u64) * 1024
     };
     pids.iter().map(of).sum()
-}
-
-/// The machine in one line: processors, kernel, memory, load.
-pub fn machine() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let info = read("/proc/cpuinfo");
-    let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':')).map_or("unknown", |(_, m)| m);
-    let memory = read("/proc/meminfo");
-    let kb = memory.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
-    let load = read("/proc/loadavg");
-    format!(
-        "{} cores ({}), {} GiB, Linux {}, load {} at the start",
-        cores(),
-        model.trim(),
-        kb.unwrap_or(0_u64) / (1024 * 1024),
-        read("/proc/sys/kernel/osrelease").trim(),
-        load.split_whitespace().next().unwrap_or("unknown"),
-    )
-}
-
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
