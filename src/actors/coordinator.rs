@@ -2,20 +2,21 @@
 //! cursors and draws the rolls; everything else it reads from the board.
 
 use crate::actors::messages::{Candidate, Plan, PlanRequest, Removed, RemovedWhy};
-use crate::domain::gate::{Ask, Refusal};
+use crate::domain::gate::Refusal;
 use crate::domain::intelligent;
-use crate::domain::strategy::{self, CandidateFacts, Cursor, Ranked, StrategyKind};
+use crate::domain::strategy::{self, CandidateFacts, Cursors, Order, Ranked, StrategyKind};
 use crate::domain::usage::Usage;
 use actix::{Actor, Context, Handler};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Routes × strategies whose cursors are kept; beyond it all start anew.
-const MAX_CURSORS: usize = 65_536;
+/// Routes whose cursors are kept; beyond it all start anew.
+const MAX_CURSORS: usize = 16_384;
 
 #[derive(Default)]
 pub struct Coordinator {
-    cursors: HashMap<(Arc<str>, StrategyKind), Cursor>,
+    /// By route.
+    cursors: HashMap<Arc<str>, Cursors>,
     /// Reused between requests: index into the route's cells, and the refusal that goes with each fact.
     kept: Vec<(usize, Option<Refusal>)>,
     facts: Vec<CandidateFacts>,
@@ -42,21 +43,26 @@ impl Coordinator {
         let mut plan = Plan {
             strategy: asked,
             rule: None,
+            explored: false,
             complexity: None,
             candidates: Vec::new(),
             removed,
             route: request.route,
         };
-        let mut floor = 0.0;
-        if asked == StrategyKind::Intelligent {
-            let complexity = request.complexity.unwrap_or_default();
-            let choice = intelligent::decide(&request.intelligent, complexity, &request.hints);
-            plan.strategy = choice.strategy;
-            plan.rule = Some(choice.rule.to_string());
+        let mut order = Order { strategy: asked, min_quality: 0.0, settings: request.config.ranking };
+        if let (StrategyKind::Intelligent, Some(complexity)) = (asked, request.complexity) {
+            let choice = intelligent::decide(&request.config.intelligent, complexity, &request.hints);
+            order = choice.order(request.config.ranking);
+            plan.rule = Some(choice.rule);
             plan.complexity = Some(complexity);
-            floor = choice.min_quality;
         }
-        self.rank(&plan.route.name, plan.strategy, floor, roll);
+        if self.cursors.len() >= MAX_CURSORS {
+            self.cursors.clear();
+        }
+        let cursors = self.cursors.entry(Arc::clone(&plan.route.name)).or_default();
+        let applied = strategy::rank_with(&order, &self.facts, cursors.of(order.strategy), roll, &mut self.ranked);
+        plan.strategy = applied.strategy;
+        plan.explored = applied.explored;
         plan.candidates = self
             .ranked
             .iter()
@@ -64,7 +70,7 @@ impl Coordinator {
                 let slot = ranked.index as usize;
                 let (index, refusal) = self.kept.get(slot)?;
                 let facts = self.facts.get(slot)?;
-                Some(Candidate { index: *index, score: ranked.score, facts: facts.clone(), refusal: refusal.clone() })
+                Some(Candidate { index: *index, score: ranked.score, facts: *facts, refusal: *refusal })
             })
             .collect();
         if request.no_fallback {
@@ -98,13 +104,13 @@ impl Coordinator {
             }
             let (refusal, figures, in_flight) = {
                 let hot = cell.hot.lock();
-                (hot.gate.peek(request.now, tokens, Ask { may_probe: true, roll: 0.0 }), hot.figures, hot.gate.in_flight())
+                (hot.gate.peek(request.now, tokens, true), hot.figures, hot.gate.in_flight())
             };
             self.facts.push(CandidateFacts {
                 weight: config.weight,
                 quality: config.quality as f32,
                 est_cost,
-                ewma_ttft_us: figures.ewma_ttft_us,
+                ewma_ttft_us: figures.ewma_ttft_us.map(|us| us as f32),
                 in_flight,
                 failure_rate: figures.failure_rate,
                 samples: figures.samples,
@@ -113,14 +119,5 @@ impl Coordinator {
             self.kept.push((index, refusal));
         }
         removed
-    }
-
-    fn rank(&mut self, route: &Arc<str>, kind: StrategyKind, floor: f32, roll: f64) {
-        if self.cursors.len() >= MAX_CURSORS {
-            self.cursors.clear();
-        }
-        let cursor = self.cursors.entry((Arc::clone(route), kind)).or_default();
-        strategy::rank(kind, &self.facts, cursor, roll, &mut self.ranked);
-        strategy::apply_floor(&self.facts, floor, &mut self.ranked);
     }
 }

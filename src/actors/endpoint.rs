@@ -94,7 +94,11 @@ impl EndpointActor {
         if status.auth_failed.is_none() {
             let provider = &self.cell.config().provider.name;
             let reason = format!("the vendor refuses the key of provider `{provider}` (401, 402 or 403)");
-            tracing::error!(endpoint = &*self.cell.name, provider = &**provider, "auth_failed: the vendor refuses our key");
+            tracing::error!(
+                endpoint = &*self.cell.name,
+                provider = &**provider,
+                "auth_failed: the vendor refuses our key"
+            );
             status.auth_failed = Some(reason.into());
             self.around.events.emit(|| Event::Key { endpoint: Arc::clone(&self.cell.name), works: false });
         }
@@ -118,7 +122,9 @@ impl EndpointActor {
         let cause = t.cause.to_string();
         let endpoint = &*self.cell.name;
         match t.to {
-            State::Open | State::ForcedOpen => tracing::warn!(endpoint, from, to, epoch = t.epoch, cause, "breaker moved"),
+            State::Open | State::ForcedOpen => {
+                tracing::warn!(endpoint, from, to, epoch = t.epoch, cause, "breaker moved")
+            }
             _ => tracing::info!(endpoint, from, to, epoch = t.epoch, cause, "breaker moved"),
         }
         self.around.events.emit(|| Event::Transition { endpoint: Arc::clone(&self.cell.name), from, to, cause });
@@ -159,9 +165,11 @@ impl EndpointActor {
         self.changed = false;
         let (now, wall) = (clock::now(), clock::wall());
         let gate = self.cell.hot.lock().gate.checkpoint(now, wall);
-        let checkpoint = self.health.checkpoint(now, wall, gate);
+        let checkpoint = self.health.checkpoint(now, wall).with_gate(gate);
         match serde_json::to_vec(&checkpoint) {
-            Ok(bytes) => self.around.ledger.push(Item::Checkpoint { endpoint: Arc::clone(&self.cell.name), bytes, urgent }),
+            Ok(bytes) => {
+                self.around.ledger.push(Item::Checkpoint { endpoint: Arc::clone(&self.cell.name), bytes, urgent })
+            }
             Err(e) => tracing::error!(endpoint = &*self.cell.name, error = %e, "checkpoint not written"),
         };
     }
@@ -200,14 +208,21 @@ impl Handler<Operate> for EndpointActor {
         let transition = match act {
             Act::Trip(period) => self.health.breaker_mut().trip(now, period.map(|d| now.plus(d)), &reason, &author),
             Act::Reset => {
-                self.cell.hot.lock().gate.clear_pauses();
+                for reason in PauseReason::ALL {
+                    self.cell.hot.lock().gate.unpause(reason);
+                }
                 self.auth_failures = 0;
                 self.cell.status.lock().auth_failed = None;
                 self.health.breaker_mut().reset(now, &reason, &author)
             }
         };
         let name = if act == Act::Reset { "reset" } else { "trip" };
-        self.around.events.emit(|| Event::Operator { endpoint: Arc::clone(&self.cell.name), act: name, reason, author });
+        self.around.events.emit(|| Event::Operator {
+            endpoint: Arc::clone(&self.cell.name),
+            act: name,
+            reason,
+            author,
+        });
         self.tell(Some(&transition));
         self.publish(ctx);
     }
@@ -243,7 +258,7 @@ impl Handler<Reconfigured> for EndpointActor {
     type Result = ();
     fn handle(&mut self, _: Reconfigured, ctx: &mut Self::Context) {
         let config = self.cell.config();
-        self.health.set_settings(Arc::new(config.breaker.clone()), clock::now());
+        self.health.breaker_mut().set_settings(Arc::new(config.breaker.clone()), clock::now());
         self.publish(ctx);
     }
 }
@@ -261,8 +276,8 @@ pub fn observe(health: &EndpointHealth) -> Observed {
     let now = clock::now();
     Observed {
         breaker: health.breaker().view(now),
-        latency: health.latency().summary(now),
-        ttft: health.ttft().summary(now),
+        latency: health.latency_summary(now),
+        ttft: health.ttft_summary(now),
         totals: health.totals(),
     }
 }

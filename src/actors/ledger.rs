@@ -10,13 +10,14 @@ use crate::actors::messages::Commit;
 use crate::clock;
 use crate::config::model::{Durability, OnStoreFailure};
 use crate::domain::ledger::Entry;
-use crate::domain::time::Wall;
-use crate::store::{LedgerItem, LedgerReader, LedgerWriter, RequestRecord, StateStore, StoreError};
+use crate::store::{Area, LedgerItem, LedgerReader, LedgerWriter, RequestRecord, StateStore, StoreError};
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -34,20 +35,19 @@ pub enum Item {
     Row(Entry),
     /// The decision record of a whole request.
     Record(RequestRecord),
-    Checkpoint { endpoint: Arc<str>, bytes: Vec<u8>, urgent: bool },
+    Checkpoint {
+        endpoint: Arc<str>,
+        bytes: Vec<u8>,
+        urgent: bool,
+    },
     State(StateWrite),
 }
 
 /// A change of the store's state, made by an operator.
 #[derive(Debug)]
 pub enum StateWrite {
-    PutEndpoint { name: Arc<str>, json: Vec<u8> },
-    /// Remembers that a configured endpoint was removed, or forgets one registered at run time.
-    DeleteEndpoint { name: Arc<str> },
-    ForgetCheckpoint { name: Arc<str> },
-    PutKey { id: String, json: Vec<u8> },
-    DeleteKey { id: String },
-    Audit { at: Wall, json: Vec<u8> },
+    Put { area: Area, name: Arc<str>, bytes: Vec<u8> },
+    Audit { bytes: Vec<u8> },
 }
 
 /// Told when the item is on disk, or why it is not.
@@ -76,7 +76,7 @@ struct Shared {
     queue: Mutex<VecDeque<Queued>>,
     /// The batch under way.
     taken: Mutex<Vec<Queued>>,
-    writer: Mutex<LedgerWriter>,
+    writer: Mutex<Option<LedgerWriter>>,
     state: StateStore,
     reader: LedgerReader,
     actor: Mutex<Option<Addr<LedgerActor>>>,
@@ -103,11 +103,11 @@ impl LedgerHandle {
         durability: Durability,
         on_failure: OnStoreFailure,
     ) -> Self {
-        let durable_seq = AtomicU64::new(writer.last_seq());
+        let durable_seq = AtomicU64::new(writer.durable_seq());
         Self(Arc::new(Shared {
             queue: Mutex::default(),
             taken: Mutex::default(),
-            writer: Mutex::new(writer),
+            writer: Mutex::new(Some(writer)),
             state,
             reader,
             actor: Mutex::default(),
@@ -220,7 +220,10 @@ impl LedgerHandle {
         while self.take_batch() > 0 {
             self.commit()?;
         }
-        self.0.writer.lock().close(clock::wall()).map_err(|e| e.to_string())
+        match self.0.writer.lock().take() {
+            Some(writer) => writer.close().map_err(|e| e.to_string()),
+            None => Ok(()),
+        }
     }
 
     /// Moves what waits into the batch under way, unless one is left over; returns its size.
@@ -263,10 +266,8 @@ impl LedgerHandle {
     }
 
     fn write_batch(&self, taken: &mut Vec<Queued>) -> Result<(), String> {
-        let mut writer = self.0.writer.lock();
-        if self.0.failing.lock().is_some() {
-            writer.reopen().map_err(|e| e.to_string())?;
-        }
+        let mut slot = self.0.writer.lock();
+        let writer = slot.as_mut().ok_or("the ledger is closed")?;
         let text = |e: StoreError| e.to_string();
         let mut items = Vec::with_capacity(taken.len());
         for queued in taken.iter() {
@@ -274,7 +275,7 @@ impl LedgerHandle {
                 Item::Row(entry) => items.push(LedgerItem::Row(entry.clone())),
                 Item::Record(record) => items.push(LedgerItem::Record(record.clone())),
                 Item::Checkpoint { endpoint, bytes, urgent } => {
-                    self.0.state.put_checkpoint(endpoint, bytes, *urgent).map_err(text)?;
+                    self.0.state.put(Area::Checkpoint, endpoint, bytes, *urgent).map_err(text)?;
                 }
                 Item::State(change) => self.apply(change).map_err(text)?,
             }
@@ -285,14 +286,9 @@ impl LedgerHandle {
     }
 
     fn apply(&self, change: &StateWrite) -> Result<(), StoreError> {
-        let state = &self.0.state;
         match change {
-            StateWrite::PutEndpoint { name, json } => state.put_endpoint(name, json),
-            StateWrite::DeleteEndpoint { name } => state.delete_endpoint(name),
-            StateWrite::ForgetCheckpoint { name } => state.delete_checkpoint(name),
-            StateWrite::PutKey { id, json } => state.put_key(id, json),
-            StateWrite::DeleteKey { id } => state.delete_key(id),
-            StateWrite::Audit { at, json } => state.append_audit(*at, json),
+            StateWrite::Put { area, name, bytes } => self.0.state.put(*area, name, bytes, true),
+            StateWrite::Audit { bytes } => self.0.state.audit(bytes),
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use crate::actors::board::EndpointCell;
 use crate::actors::topology::RouteTable;
+use crate::config::model::Config;
 use crate::domain::breaker::BreakerView;
 use crate::domain::complexity::Complexity;
-use crate::domain::health::Totals;
-use crate::domain::intelligent::{IntelligentSettings, RequestHints};
-use crate::domain::latency::Summary;
 use crate::domain::gate::Refusal;
+use crate::domain::health::Totals;
+use crate::domain::intelligent::RequestHints;
+use crate::domain::latency::Summary;
 use crate::domain::money::NanoUsd;
 use crate::domain::strategy::{CandidateFacts, StrategyKind};
 use crate::domain::time::Ts;
@@ -127,7 +128,7 @@ pub struct PlanRequest {
     /// Only the first candidate may be asked.
     pub no_fallback: bool,
     pub complexity: Option<Complexity>,
-    pub intelligent: Arc<IntelligentSettings>,
+    pub config: Arc<Config>,
 }
 
 /// The ranked candidates and why they stand so.
@@ -136,7 +137,9 @@ pub struct Plan {
     pub route: Arc<RouteTable>,
     pub strategy: StrategyKind,
     /// The rule of `intelligent` that fired.
-    pub rule: Option<String>,
+    pub rule: Option<&'static str>,
+    /// The first candidate leads because nothing is known of it yet.
+    pub explored: bool,
     pub complexity: Option<Complexity>,
     /// Best first.
     pub candidates: Vec<Candidate>,
@@ -191,4 +194,3 @@ pub struct Commit {
     /// Nobody waits for them: more may gather first.
     pub linger: bool,
 }
-

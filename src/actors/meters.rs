@@ -48,7 +48,14 @@ pub struct Meters {
 }
 
 impl Meters {
-    pub fn attempt(&self, outcome: Outcome, latency_us: u64, ttft_us: Option<u64>, usage: &Usage, cost: Option<NanoUsd>) {
+    pub fn attempt(
+        &self,
+        outcome: Outcome,
+        latency_us: u64,
+        ttft_us: Option<u64>,
+        usage: &Usage,
+        cost: Option<NanoUsd>,
+    ) {
         if let Some(counter) = Outcome::ALL.iter().position(|o| *o == outcome).and_then(|i| self.attempts.get(i)) {
             counter.fetch_add(1, Relaxed);
         }

@@ -2,14 +2,17 @@
 
 use crate::actors::board::EndpointCell;
 use crate::clock;
-use crate::domain::gate::{Ask, Refusal, Ticket};
+use crate::domain::gate::{Ask, PauseReason, Refusal, Ticket};
 use crate::domain::health::Settle;
 use crate::domain::money::NanoUsd;
-use crate::domain::outcome::{Outcome, Verdict};
+use crate::domain::outcome::{Outcome, Reserved, Verdict};
 use crate::domain::time::{Ts, micros};
 use crate::domain::usage::Usage;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A 503's wish for a pause is granted up to here; beyond it the breaker knows better.
+const LONGEST_WISH: Duration = Duration::from_secs(60);
 
 /// What a call came to.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +58,13 @@ impl Permit {
         self.settle(now, report);
     }
 
+    /// Gives the permit back: nothing was sent with it.
+    pub fn give_back(mut self, now: Ts) {
+        if let Some(ticket) = self.ticket.take() {
+            self.cell.hot.lock().gate.release_unjudged(now, ticket, Reserved::Refund, None);
+        }
+    }
+
     fn settle(&mut self, now: Ts, report: &Report) {
         let Some(ticket) = self.ticket.take() else { return };
         let class = report.outcome.class();
@@ -62,15 +72,26 @@ impl Permit {
         {
             let mut hot = self.cell.hot.lock();
             let used = (report.usage.total() > 0).then(|| report.usage.total());
-            hot.gate.release(now, ticket, class, used);
-            match report.outcome {
-                Outcome::RateLimited | Outcome::QuotaExceeded => {
-                    hot.gate.on_rate_limited(now, report.retry_after, report.outcome == Outcome::QuotaExceeded);
+            if class.verdict == Verdict::Neutral {
+                // A call that was cancelled before anything was used costs nothing.
+                let reserved = if used.is_none() && class.reserved == Reserved::Settle {
+                    Reserved::Refund
+                } else {
+                    class.reserved
+                };
+                hot.gate.release_unjudged(now, ticket, reserved, used);
+            } else {
+                hot.gate.release(now, ticket, class.reserved, used);
+            }
+            match (report.outcome, report.retry_after) {
+                (Outcome::RateLimited, retry_after) => {
+                    hot.gate.on_rate_limited(now, retry_after);
                 }
-                Outcome::Unavailable => {
-                    if let Some(pause) = report.retry_after {
-                        hot.gate.on_unavailable(now, pause);
-                    }
+                (Outcome::QuotaExceeded, _) => {
+                    hot.gate.on_quota_exceeded(now);
+                }
+                (Outcome::Unavailable, Some(pause)) => {
+                    hot.gate.pause(now, now.plus(pause.min(LONGEST_WISH)), PauseReason::Unavailable);
                 }
                 _ => {}
             }

@@ -84,10 +84,8 @@ impl Supervisor {
         let Some(ward) = self.wards.get_mut(&id) else { return };
         ward.generation += 1;
         let config = ward.cell.config();
-        let health = ward
-            .cell
-            .saved()
-            .unwrap_or_else(|| EndpointHealth::new(Arc::new(config.breaker.clone()), clock::now()));
+        let health =
+            ward.cell.saved().unwrap_or_else(|| EndpointHealth::new(Arc::new(config.breaker.clone()), clock::now()));
         let around = Surroundings {
             ledger: self.ledger.clone(),
             events: self.events.clone(),
@@ -109,7 +107,12 @@ impl Supervisor {
         ward.cell.meters.restarts.fetch_add(1, Relaxed);
         let what = match ward.deaths.note(clock::now()) {
             Some(pause) => {
-                tracing::error!(endpoint, generation = died.generation, panicking = died.panicking, "actor died, restarting");
+                tracing::error!(
+                    endpoint,
+                    generation = died.generation,
+                    panicking = died.panicking,
+                    "actor died, restarting"
+                );
                 ward.cell.status.lock().restarts += 1;
                 ctx.notify_later(Restart(id), pause);
                 "restarting"
@@ -118,8 +121,8 @@ impl Supervisor {
                 tracing::error!(endpoint, "actor died too often: quarantined until an operator resets it");
                 ward.cell.status.lock().quarantined = true;
                 let mut hot = ward.cell.hot.lock();
-                let epoch = hot.gate.epoch();
-                hot.gate.set_door(Door::Shut { epoch, until: None, operator: true });
+                // No breaker speaks for this endpoint any more: no epoch of its results counts.
+                hot.gate.set_door(Door::Shut { epoch: u64::MAX, until: None, operator: true });
                 "quarantined"
             }
         };
@@ -170,7 +173,11 @@ impl Handler<Died> for Supervisor {
         match died.child {
             Child::Endpoint(id) => self.endpoint_died(id, died, ctx),
             Child::Ledger if died.generation == self.ledger_generation => {
-                tracing::error!(generation = died.generation, panicking = died.panicking, "ledger actor died, restarting");
+                tracing::error!(
+                    generation = died.generation,
+                    panicking = died.panicking,
+                    "ledger actor died, restarting"
+                );
                 let longest = FIRST_PAUSE * 32;
                 let pause = self.ledger_deaths.note(clock::now()).unwrap_or(longest);
                 ctx.notify_later(RestartLedger, pause);

@@ -46,6 +46,11 @@ pub struct Attempt {
 pub struct Settled(Option<oneshot::Receiver<Result<(), String>>>);
 
 impl Settled {
+    /// Nothing to wait for: a stream is settled at its end.
+    pub fn nothing() -> Self {
+        Self(None)
+    }
+
     /// Waits until the row is on disk, where the configuration promises that.
     pub async fn durable(self) {
         if let Some(wait) = self.0

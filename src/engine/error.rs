@@ -153,23 +153,24 @@ impl ApiError {
 #[must_use]
 pub fn of_failures(outcomes: &[Outcome], retry_after: Option<Duration>) -> ApiError {
     let all = |test: fn(&Outcome) -> bool| !outcomes.is_empty() && outcomes.iter().all(test);
-    let error = if all(|o| matches!(o, Outcome::FirstByteTimeout | Outcome::UpstreamTimeout | Outcome::DeadlineExceeded)) {
-        ApiError::new(Code::DeadlineExceeded, "no endpoint answered in time")
-    } else if all(|o| *o == Outcome::QuotaExceeded) {
-        ApiError::new(Code::Quota, "the quota is spent at every endpoint")
-    } else if all(|o| matches!(o, Outcome::RateLimited | Outcome::QuotaExceeded)) {
-        ApiError::new(Code::RateLimitExceeded, "every endpoint is at its vendor's rate limit")
-    } else if all(|o| *o == Outcome::AuthFailed) {
-        ApiError::new(Code::UpstreamAuth, "the vendors refuse the gateway's own keys; tell its operator")
-    } else if all(|o| *o == Outcome::ModelNotFound) {
-        ApiError::new(Code::ModelNotFound, "no vendor knows the model that the endpoint is configured with")
-    } else if all(|o| *o == Outcome::Conflict) {
-        ApiError::new(Code::Conflict, "the vendor reports a conflict")
-    } else if all(|o| matches!(o, Outcome::Unavailable | Outcome::Overloaded)) {
-        ApiError::new(Code::UpstreamUnavailable, "every endpoint is unavailable or overloaded")
-    } else {
-        ApiError::new(Code::UpstreamFailed, "every attempt failed")
-    };
+    let error =
+        if all(|o| matches!(o, Outcome::FirstByteTimeout | Outcome::UpstreamTimeout | Outcome::DeadlineExceeded)) {
+            ApiError::new(Code::DeadlineExceeded, "no endpoint answered in time")
+        } else if all(|o| *o == Outcome::QuotaExceeded) {
+            ApiError::new(Code::Quota, "the quota is spent at every endpoint")
+        } else if all(|o| matches!(o, Outcome::RateLimited | Outcome::QuotaExceeded)) {
+            ApiError::new(Code::RateLimitExceeded, "every endpoint is at its vendor's rate limit")
+        } else if all(|o| *o == Outcome::AuthFailed) {
+            ApiError::new(Code::UpstreamAuth, "the vendors refuse the gateway's own keys; tell its operator")
+        } else if all(|o| *o == Outcome::ModelNotFound) {
+            ApiError::new(Code::ModelNotFound, "no vendor knows the model that the endpoint is configured with")
+        } else if all(|o| *o == Outcome::Conflict) {
+            ApiError::new(Code::Conflict, "the vendor reports a conflict")
+        } else if all(|o| matches!(o, Outcome::Unavailable | Outcome::Overloaded)) {
+            ApiError::new(Code::UpstreamUnavailable, "every endpoint is unavailable or overloaded")
+        } else {
+            ApiError::new(Code::UpstreamFailed, "every attempt failed")
+        };
     error.with_retry_after(retry_after)
 }
 

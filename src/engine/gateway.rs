@@ -6,6 +6,7 @@ use crate::actors::events::Events;
 use crate::actors::ledger::{Item, LedgerHandle};
 use crate::actors::supervisor::Supervisor;
 use crate::clock;
+use crate::config;
 use crate::config::model::{Config, EndpointConfig};
 use crate::dialects::upstream::{Target, Upstream};
 use crate::domain::retry::RetryBudget;
@@ -16,12 +17,15 @@ use crate::engine::record::{Kept, Records};
 use crate::store::RequestRecord;
 use actix::{Actor, Addr};
 use parking_lot::{Mutex, RwLock};
+use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// Prepared targets a worker keeps; beyond it all are prepared anew.
 const MAX_TARGETS: usize = 8192;
@@ -41,6 +45,9 @@ pub struct Gateway {
     /// Requests that wait for a full endpoint.
     pub waiting: AtomicU32,
     draining: AtomicBool,
+    /// Tells streams that their time is up.
+    stop: Notify,
+    config_path: Option<PathBuf>,
     pub started: Ts,
     pub started_at: Wall,
     /// `None` outside tests: operations that only exist to break things.
@@ -65,6 +72,7 @@ impl Gateway {
         events: Events,
         supervisor: Addr<Supervisor>,
         access: Access,
+        config_path: Option<PathBuf>,
         test_hooks: bool,
     ) -> Self {
         let now = clock::now();
@@ -81,6 +89,8 @@ impl Gateway {
             in_flight: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             draining: AtomicBool::new(false),
+            stop: Notify::new(),
+            config_path,
             started: now,
             started_at: clock::wall(),
             test_hooks,
@@ -110,6 +120,31 @@ impl Gateway {
     /// From now on readiness says no.
     pub fn drain(&self) {
         self.draining.store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Ends the streams that still run, each with an error event.
+    pub fn stop_streams(&self) {
+        self.stop.notify_waiters();
+    }
+
+    /// Resolves when streams must end.
+    pub fn stopped(&self) -> impl Future<Output = ()> + '_ {
+        self.stop.notified()
+    }
+
+    /// Reads the configuration file again and swaps it in; answers with what changed.
+    ///
+    /// # Errors
+    /// There is no file (demo), it has faults, or the store cannot be read; nothing was changed.
+    pub async fn reload(&self) -> Result<Value, ApiError> {
+        let invalid = |m: String| ApiError::new(Code::InvalidRequest, m);
+        let path = self.config_path.as_deref().ok_or_else(|| invalid("the demo has no configuration file".into()))?;
+        let config = config::load(path).map_err(|faults| invalid(faults.to_string()))?;
+        let changes = config::diff(&self.config(), &config);
+        self.apply_config(Arc::new(config)).map_err(|e| ApiError::new(Code::LedgerUnavailable, e))?;
+        let listed: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        self.audit("reload", &path.display().to_string(), &listed.join("; ")).await?;
+        Ok(json!({ "changes": changes }))
     }
 
     #[must_use]

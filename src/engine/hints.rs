@@ -174,7 +174,9 @@ mod tests {
         hints.take_header("x-breakwater-tier", "premium").unwrap();
         hints.take_header("x-breakwater-tag", "team=a").unwrap();
         hints.take_header("accept", "whatever").unwrap();
-        hints.take_body(r#"{"tier":"free","deadline_ms":500,"tag":["team=b","app=x"],"latency_sensitive":true}"#).unwrap();
+        hints
+            .take_body(r#"{"tier":"free","deadline_ms":500,"tag":["team=b","app=x"],"latency_sensitive":true}"#)
+            .unwrap();
         assert_eq!(hints.routing.tier, Tier::parse("premium"));
         assert_eq!(hints.deadline, Some(Duration::from_millis(500)));
         assert!(hints.routing.latency_sensitive);

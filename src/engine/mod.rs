@@ -9,7 +9,7 @@ pub mod hints;
 pub mod operations;
 pub mod probe;
 pub mod record;
-pub mod relay;
 pub mod registry;
+pub mod relay;
 pub mod reports;
 pub mod serve;

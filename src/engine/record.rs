@@ -47,6 +47,9 @@ pub struct Decision {
     /// The rule of `intelligent` that chose the strategy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// The first candidate leads because nothing is known of it yet.
+    #[serde(default)]
+    pub explored: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub complexity: Option<String>,
     pub prompt_tokens_estimate: u64,
@@ -106,7 +109,9 @@ pub enum Step {
         why: Cow<'static, str>,
     },
     /// The fleet's retry budget allowed no further attempt.
-    RetryBudgetSpent { at_ms: f64 },
+    RetryBudgetSpent {
+        at_ms: f64,
+    },
 }
 
 impl Decision {
@@ -129,7 +134,8 @@ impl Decision {
         let removed = plan.removed.iter().take(MAX_CANDIDATES);
         Self {
             strategy: plan.strategy.as_str().to_owned(),
-            rule: plan.rule.clone(),
+            rule: plan.rule.map(str::to_owned),
+            explored: plan.explored,
             complexity: plan.complexity.map(|c| c.as_str().to_owned()),
             prompt_tokens_estimate: prompt_tokens,
             candidates: candidates.collect(),

@@ -15,6 +15,7 @@ use crate::engine::attempt::Attempt;
 use crate::engine::error::{ApiError, Code};
 use bytes::{Bytes, BytesMut};
 use reqwest::Response;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// The head is held for at most this many events and bytes.
@@ -118,7 +119,10 @@ impl Relay {
                 return Ok(());
             }
             if matches!(self.phase, Phase::Done(_)) {
-                return Err(CallError { outcome: Outcome::Protocol, message: "the stream ended without content".into() });
+                return Err(CallError {
+                    outcome: Outcome::Protocol,
+                    message: "the stream ended without content".into(),
+                });
             }
             let left = head_until.since(clock::now()).min(self.idle);
             match tokio::time::timeout(left, next_chunk(&mut self.response)).await {
@@ -218,7 +222,23 @@ impl Relay {
     async fn pull(&mut self) -> Option<Bytes> {
         let silent_until = self.last_bytes.plus(self.idle).min(self.until);
         let left = silent_until.since(clock::now());
-        match tokio::time::timeout(PING_EVERY.min(left), next_chunk(&mut self.response)).await {
+        let stopped = self.attempt.as_ref().map(|a| Rc::clone(&a.context().worker));
+        let stopped = async {
+            match &stopped {
+                Some(worker) => worker.gateway.stopped().await,
+                None => std::future::pending().await,
+            }
+        };
+        let read = tokio::time::timeout(PING_EVERY.min(left), next_chunk(&mut self.response));
+        let read = tokio::select! {
+            biased;
+            read = read => read,
+            () = stopped => {
+                self.fail(Outcome::Cancelled, "the gateway is stopping");
+                return None;
+            }
+        };
+        match read {
             Ok(Ok(Some(bytes))) => {
                 self.last_bytes = clock::now();
                 self.decoder.push(&bytes);

@@ -100,7 +100,13 @@ struct Understood<'a> {
 ///
 /// # Errors
 /// What the caller is told instead.
-pub async fn chat(worker: &Rc<Worker>, caller: Caller, hints: Hints, body: Bytes, started: Ts) -> Result<Served, Failure> {
+pub async fn chat(
+    worker: &Rc<Worker>,
+    caller: Caller,
+    hints: Hints,
+    body: Bytes,
+    started: Ts,
+) -> Result<Served, Failure> {
     let gateway = &worker.gateway;
     let entered = gateway.enter()?;
     let understood = understand(worker, &caller, hints, &body)?;
@@ -152,7 +158,8 @@ fn understand<'a>(
     }
     let topology = worker.gateway.board.topology();
     let route = topology.route(&request.model).cloned().ok_or_else(|| {
-        let message = format!("the model `{}` is not known here; GET /v1/models lists what is", shortened(&request.model));
+        let message =
+            format!("the model `{}` is not known here; GET /v1/models lists what is", shortened(&request.model));
         ApiError::new(Code::ModelNotFound, message).with_param("model")
     })?;
     caller.may_use(&route.name)?;
@@ -165,10 +172,16 @@ fn understand<'a>(
         let settings = Arc::clone(&worker.gateway.config().intelligent);
         let mut scan = PromptScan::new(&settings);
         for message in &request.messages {
-            scan.turn();
+            if message.is_instruction() {
+                message.texts().for_each(|text| scan.feed_instructions(text));
+                continue;
+            }
+            if message.is_from_user() {
+                scan.turn();
+            }
             message.texts().for_each(|text| scan.feed(text));
         }
-        complexity::classify(&scan.facts(request.max_tokens), &settings).0
+        complexity::classify(&scan.finish(request.max_tokens), &settings).complexity
     });
     Ok(Understood { request, hints, route, prompt_tokens, completion_tokens, complexity })
 }
@@ -184,10 +197,10 @@ async fn plan(worker: &Rc<Worker>, understood: &Understood<'_>, now: Ts) -> Resu
         prompt_tokens: understood.prompt_tokens,
         completion_tokens: understood.completion_tokens,
         strategy: understood.hints.strategy,
-        hints: understood.hints.routing.clone(),
+        hints: understood.hints.routing,
         no_fallback: understood.hints.no_fallback,
         complexity: understood.complexity,
-        intelligent: Arc::clone(&worker.gateway.config().intelligent),
+        config: worker.gateway.config(),
     };
     let down = |_| ApiError::new(Code::Internal, "the coordinator does not answer");
     worker.coordinator.send(request).await.map_err(down)
@@ -274,12 +287,10 @@ impl<'a> Course<'a> {
             return Ok(None);
         };
         let tokens = self.understood.prompt_tokens.saturating_add(self.understood.completion_tokens);
-        let open = |i: usize| {
-            let ask = Ask { may_probe: false, roll: 0.0 };
-            self.cell(i).is_some_and(|c| c.hot.lock().gate.peek(now, tokens, ask).is_none())
-        };
+        let open = |i: usize| self.cell(i).is_some_and(|c| c.hot.lock().gate.peek(now, tokens, false).is_none());
         // A request serves as a probe only while it could still be answered elsewhere, or when nobody else is left at all.
-        let may_probe = self.plan.has_alternative(index, open) || self.started_waiting.is_some() || self.is_only_hope(index);
+        let may_probe =
+            self.plan.has_alternative(index, open) || self.started_waiting.is_some() || self.is_only_hope(index);
         let permit = match Permit::take(&cell, now, tokens, Ask { may_probe, roll: fastrand::f64() }) {
             Ok(permit) => permit,
             Err(refusal) => {
@@ -292,7 +303,7 @@ impl<'a> Course<'a> {
         {
             self.ctx.worker.gateway.counters.retry_budget_spent.fetch_add(1, Relaxed);
             self.ctx.note(now, |at_ms| Step::RetryBudgetSpent { at_ms });
-            drop_unused(permit);
+            permit.give_back(now);
             return Err(self.failed());
         }
         self.tell_failover(&cell);
@@ -362,7 +373,9 @@ impl<'a> Course<'a> {
             (Some(a), Some(b)) => a.min(b),
             (Some(at), None) | (None, Some(at)) => at,
             // Half-open and all its probes out: nobody knows when, but it is soon.
-            (None, None) if self.refusals.iter().all(breaker) || now.since(since) >= max_wait => return Err(self.nobody()),
+            (None, None) if self.refusals.iter().all(breaker) || now.since(since) >= max_wait => {
+                return Err(self.nobody());
+            }
             (None, None) => return Err(self.nobody()),
         };
         if until >= self.plan.deadline() || self.ctx.worker.gateway.waiting.load(Relaxed) >= MAX_WAITING {
@@ -403,11 +416,8 @@ impl<'a> Course<'a> {
         }
         let deadline = self.plan.deadline();
         let total = started.plus(config.timeouts.total);
-        let bounds = Bounds {
-            idle: config.timeouts.idle,
-            until: total.min(deadline),
-            is_callers_deadline: deadline <= total,
-        };
+        let bounds =
+            Bounds { idle: config.timeouts.idle, until: total.min(deadline), is_callers_deadline: deadline <= total };
         if self.understood.request.stream {
             self.stream(attempt, response, bounds, started.plus(first_byte)).await
         } else {
@@ -514,7 +524,8 @@ impl<'a> Course<'a> {
     }
 
     fn too_late(&self) -> ApiError {
-        let mut error = ApiError::new(Code::DeadlineExceeded, "the request's deadline passed before an endpoint answered");
+        let mut error =
+            ApiError::new(Code::DeadlineExceeded, "the request's deadline passed before an endpoint answered");
         error.attempts = self.notes();
         error
     }
@@ -523,7 +534,8 @@ impl<'a> Course<'a> {
     fn nobody(&self) -> ApiError {
         let now = clock::now();
         let soonest = self.refusals.iter().filter_map(|r| r.retry_at).min().map(|at| at.since(now));
-        let all = |test: fn(RefusalReason) -> bool| !self.refusals.is_empty() && self.refusals.iter().all(|r| test(r.reason));
+        let all =
+            |test: fn(RefusalReason) -> bool| !self.refusals.is_empty() && self.refusals.iter().all(|r| test(r.reason));
         let error = if self.candidates.is_empty() {
             let message = "no endpoint of this model fits the request; POST /v1/explain with it says why";
             ApiError::new(Code::NoEndpointAvailable, message)
@@ -548,11 +560,6 @@ fn failed(attempt: Attempt, outcome: Outcome, message: &str, retry_after: Option
     // A failed attempt's row is not waited for: the promise is about answers.
     drop(settled);
     End::Failed(outcome, retry_after)
-}
-
-/// Gives a permit back that nothing was sent with.
-fn drop_unused(permit: Permit) {
-    permit.give_back(clock::now());
 }
 
 fn content_type(response: &Response) -> Option<&str> {

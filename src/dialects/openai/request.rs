@@ -52,6 +52,12 @@ impl<'a> Message<'a> {
         self.role.0 == "user"
     }
 
+    /// Tells the model how to behave: the same for each request of an application.
+    #[must_use]
+    pub fn is_instruction(&self) -> bool {
+        matches!(&*self.role.0, "system" | "developer")
+    }
+
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.content.0.iter().map(|t| &**t)
     }
