@@ -186,7 +186,10 @@ fn admin_token(given: Option<String>, store: &Path) -> Result<(String, Option<Pa
             let mut text = String::new();
             file.read_to_string(&mut text).map_err(failed)?;
             if text.trim().is_empty() {
-                return Err(AppError::System(format!("{} is empty: remove it, and a new token is made", path.display())));
+                return Err(AppError::System(format!(
+                    "{} is empty: remove it, and a new token is made",
+                    path.display()
+                )));
             }
             Ok((text.trim().to_owned(), Some(path)))
         }

@@ -4,7 +4,8 @@
 
 use breakwater::clock;
 use breakwater::sim::{
-    self, Answer, Fault, FaultKind, Handle, Latency, Malformed, On, Outages, Port, Profile, Schedule, Stats, Window,
+    self, Answer, Fault, FaultKind, Handle, Latency, Malformed, On, Outages, Port, Profile, Schedule, Stats, Tls,
+    Window,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -447,6 +448,28 @@ fn unreachable_lets_connecting_time_out() {
     assert_eq!(failed.kind(), ErrorKind::TimedOut);
     handle.set_faults(Vec::new()).unwrap();
     assert_eq!(ask(&handle, &unary()).status, 200);
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_is_refused_before_anything_is_said() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let handle = provider(Profile { tls: Some(Tls::SelfSigned), ..Profile::new("a", &["m"]) });
+    assert!(handle.base_url().starts_with("https://127.0.0.1:"));
+    let ask = |client: reqwest::ClientBuilder| {
+        let client = client.no_proxy().build().unwrap();
+        client.get(format!("{}/models", handle.base_url())).bearer_auth("a-key").send()
+    };
+    let roots = rustls::RootCertStore::empty();
+    let checking = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let error = ask(reqwest::Client::builder().tls_backend_preconfigured(checking)).await.unwrap_err();
+    assert!(error.is_connect(), "{error:?}");
+    let stats = eventually(&handle, |stats| stats.requests.in_progress == 0);
+    assert_eq!((stats.outcomes.get("tls_refused"), stats.last.len()), (Some(&1), 0));
+
+    // The certificate is one: a client that checks nothing gets through, and what it says is seen.
+    assert!(ask(reqwest::Client::builder().tls_danger_accept_invalid_certs(true)).await.is_err());
+    let stats = eventually(&handle, |stats| stats.outcomes.contains_key("tls_accepted"));
+    assert_eq!(stats.last[0].header("authorization"), Some("Bearer a-key"));
 }
 
 #[test]

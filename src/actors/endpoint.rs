@@ -276,8 +276,8 @@ pub fn observe(health: &EndpointHealth) -> Observed {
     let now = clock::now();
     Observed {
         breaker: health.breaker().view(now),
-        latency: health.latency_summary(now),
-        ttft: health.ttft_summary(now),
+        latency: health.latency().summary(now),
+        ttft: health.ttft().summary(now),
         totals: health.totals(),
     }
 }

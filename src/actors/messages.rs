@@ -60,7 +60,7 @@ pub struct Reconfigured;
 #[rtype(result = "Observed")]
 pub struct Observe;
 
-#[derive(Clone, Debug, actix::MessageResponse)]
+#[derive(Clone, Debug, actix::dev::MessageResponse)]
 pub struct Observed {
     pub breaker: BreakerView,
     pub latency: Summary,
@@ -132,7 +132,7 @@ pub struct PlanRequest {
 }
 
 /// The ranked candidates and why they stand so.
-#[derive(Clone, Debug, actix::MessageResponse)]
+#[derive(Clone, Debug, actix::dev::MessageResponse)]
 pub struct Plan {
     pub route: Arc<RouteTable>,
     pub strategy: StrategyKind,

@@ -79,7 +79,10 @@ fn offline(args: &ExplainArgs, body: &str) -> Result<Decision, (Exit, String)> {
         Ok((store, _)) => Some(store),
         Err(StoreError::Missing { .. }) => None,
         Err(e @ StoreError::InUse { .. }) => {
-            return Err((Exit::Failed, format!("{e}; ask the running gateway with --url http://{}", config.server.listen)));
+            return Err((
+                Exit::Failed,
+                format!("{e}; ask the running gateway with --url http://{}", config.server.listen),
+            ));
         }
         Err(e) => return Err((Exit::Failed, e.to_string())),
     };

@@ -2,8 +2,9 @@
 
 pub mod check;
 pub mod explain;
-pub mod key;
-pub mod ledger;
+mod remote;
+//pub mod key;
+//pub mod ledger;
 pub mod serve;
 pub mod sim;
 
@@ -42,7 +43,11 @@ pub fn say(text: &str) {
 }
 
 #[derive(Debug, Parser)]
-#[command(name = "breakwater", version, about = "A self-hosted gateway for LLM APIs that does not go down with its providers")]
+#[command(
+    name = "breakwater",
+    version,
+    about = "A self-hosted gateway for LLM APIs that does not go down with its providers"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -56,10 +61,10 @@ enum Command {
     Sim(sim::SimArgs),
     /// Validate a configuration.
     Check(check::CheckArgs),
-    /// Export, report or verify the cost ledger.
+    /*/// Export, report or verify the cost ledger.
     Ledger(ledger::LedgerArgs),
     /// Create, list or revoke virtual keys.
-    Key(key::KeyArgs),
+    Key(key::KeyArgs),*/
     /// Show which endpoint would be chosen, and why not the others.
     Explain(explain::ExplainArgs),
 }
@@ -72,8 +77,6 @@ pub fn run() -> Exit {
             Command::Serve(args) => serve::run(args),
             Command::Sim(args) => sim::run(args),
             Command::Check(args) => check::run(args),
-            Command::Ledger(args) => ledger::run(args),
-            Command::Key(args) => key::run(args),
             Command::Explain(args) => explain::run(args),
         },
         Err(e) if e.use_stderr() => {

@@ -83,7 +83,12 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let (s, t) = (&old.server, &new.server);
     let bound = differing!(s, t, listen, admin_listen, auth, tls, workers);
     once(&mut changes, Block::Server, bound, true);
-    once(&mut changes, Block::Server, differing!(s, t, body_limit, max_in_flight, drain, deadline, metrics_auth), false);
+    once(
+        &mut changes,
+        Block::Server,
+        differing!(s, t, body_limit, max_in_flight, drain, deadline, metrics_auth),
+        false,
+    );
     once(&mut changes, Block::Store, differing!(&old.store, &new.store, path, durability, on_failure), true);
     let budget = differing!(&old.retry_budget, &new.retry_budget, ratio, min_per_second, window);
     once(&mut changes, Block::RetryBudget, budget, false);

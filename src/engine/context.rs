@@ -162,7 +162,7 @@ impl Drop for RequestContext {
         };
         gateway.counters.answered[class].fetch_add(1, Relaxed);
         let kept = Kept {
-            request_id: self.id.shared(),
+            request_id: self.id.clone(),
             started_at: self.started_at,
             model: Arc::clone(&self.route),
             stream: self.stream,

@@ -111,7 +111,7 @@ impl Gateway {
         if kept.is_remarkable()
             && let Ok(bytes) = serde_json::to_vec(&kept.spell_out())
         {
-            let (request_id, at) = (Arc::clone(&kept.request_id), clock::wall());
+            let (request_id, at) = (kept.request_id.clone(), clock::wall());
             self.ledger.push(Item::Record(RequestRecord { request_id, at, bytes }));
         }
         self.records.put(kept);

@@ -3,7 +3,9 @@
 pub mod access;
 pub mod attempt;
 pub mod context;
+pub mod course;
 pub mod error;
+pub mod explain;
 pub mod gateway;
 pub mod hints;
 pub mod operations;
@@ -13,3 +15,4 @@ pub mod registry;
 pub mod relay;
 pub mod reports;
 pub mod serve;
+pub mod understand;

@@ -147,7 +147,7 @@ impl Decision {
 /// A finished request as it was kept: spelled out only when somebody asks.
 #[derive(Debug)]
 pub struct Kept {
-    pub request_id: Arc<str>,
+    pub request_id: RequestId,
     pub started_at: Wall,
     pub model: Arc<str>,
     pub stream: bool,
@@ -168,7 +168,7 @@ impl Kept {
     #[must_use]
     pub fn spell_out(&self) -> RequestRecord {
         RequestRecord {
-            request_id: Arc::clone(&self.request_id),
+            request_id: self.request_id.shared(),
             started_at: self.started_at.to_rfc3339(),
             model: Arc::clone(&self.model),
             stream: self.stream,
@@ -211,7 +211,7 @@ struct Ring {
 
 impl Records {
     pub fn put(&self, record: Kept) {
-        let id = Arc::clone(&record.request_id);
+        let id = record.request_id.shared();
         let mut ring = self.0.lock();
         if ring.by_id.insert(Arc::clone(&id), Arc::new(record)).is_none() {
             ring.order.push_back(id);

@@ -60,6 +60,25 @@ pub fn layered(config: &Config, state: &StateStore) -> Result<Vec<Arc<EndpointCo
     Ok(endpoints)
 }
 
+/// An endpoint's cell, going on from its checkpoint if there is one. Its actor is not started yet.
+#[must_use]
+pub fn make_cell(id: u32, endpoint: Arc<EndpointConfig>, checkpoint: Option<&[u8]>) -> Arc<EndpointCell> {
+    let (now, wall) = (clock::now(), clock::wall());
+    let settings = Arc::new(endpoint.breaker.clone());
+    let restored = checkpoint.and_then(|bytes| {
+        let read = serde_json::from_slice::<HealthCheckpoint>(bytes);
+        read.inspect_err(|e| tracing::error!(endpoint = &*endpoint.name, error = %e, "checkpoint cannot be read")).ok()
+    });
+    let (health, gate) = match restored {
+        Some(from) => (
+            EndpointHealth::restore(settings, &from, now, wall),
+            Gate::restore(&endpoint.limits, &from.gate, now, wall),
+        ),
+        None => (EndpointHealth::new(settings, now), Gate::new(&endpoint.limits, now)),
+    };
+    EndpointCell::new(id, endpoint, gate, health, now)
+}
+
 impl Gateway {
     /// Makes the cells of all endpoints, each going on from its checkpoint, and starts their actors.
     ///
@@ -85,21 +104,7 @@ impl Gateway {
     }
 
     fn new_cell(&self, endpoint: Arc<EndpointConfig>, checkpoint: Option<&[u8]>) -> Arc<EndpointCell> {
-        let (now, wall) = (clock::now(), clock::wall());
-        let settings = Arc::new(endpoint.breaker.clone());
-        let restored = checkpoint.and_then(|bytes| {
-            let read = serde_json::from_slice::<HealthCheckpoint>(bytes);
-            read.inspect_err(|e| tracing::error!(endpoint = &*endpoint.name, error = %e, "checkpoint cannot be read"))
-                .ok()
-        });
-        let (health, gate) = match restored {
-            Some(from) => (
-                EndpointHealth::restore(settings, &from, now, wall),
-                Gate::restore(&endpoint.limits, &from.gate, now, wall),
-            ),
-            None => (EndpointHealth::new(settings, now), Gate::new(&endpoint.limits, now)),
-        };
-        EndpointCell::new(self.board.next_id(), endpoint, gate, health, now)
+        make_cell(self.board.next_id(), endpoint, checkpoint)
     }
 
     /// Registers an endpoint: the keys of config.yaml as JSON, and its name.

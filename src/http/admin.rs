@@ -4,10 +4,10 @@ use crate::actors::messages::Act;
 use crate::clock;
 use crate::domain::ids::RequestId;
 use crate::engine::error::{ApiError, Code};
+use crate::engine::explain;
 use crate::engine::gateway::{Gateway, Worker};
 use crate::engine::hints::Hints;
 use crate::engine::operations::NewKey;
-use crate::engine::serve;
 use crate::http::{body, guard, reports, respond};
 use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
@@ -21,12 +21,8 @@ type OfWorker = web::Data<Rc<Worker>>;
 
 pub fn routes(config: &mut ServiceConfig) {
     config
-        .service(
-            web::resource("/admin/endpoints").route(web::get().to(endpoints)).route(web::post().to(register)),
-        )
-        .service(
-            web::resource("/admin/endpoints/{name:.+}/trip").route(web::post().to(trip)),
-        )
+        .service(web::resource("/admin/endpoints").route(web::get().to(endpoints)).route(web::post().to(register)))
+        .service(web::resource("/admin/endpoints/{name:.+}/trip").route(web::post().to(trip)))
         .service(web::resource("/admin/endpoints/{name:.+}/reset").route(web::post().to(reset)))
         .service(
             web::resource("/admin/endpoints/{name:.+}")
@@ -34,7 +30,7 @@ pub fn routes(config: &mut ServiceConfig) {
                 .route(web::patch().to(patch))
                 .route(web::delete().to(remove)),
         )
-        .route("/admin/explain", web::post().to(explain))
+        .route("/admin/explain", web::post().to(explained))
         .route("/admin/decisions/{id}", web::get().to(decision))
         .service(web::resource("/admin/keys").route(web::get().to(keys)).route(web::post().to(create_key)))
         .service(web::resource("/admin/keys/{id}").route(web::get().to(key)).route(web::delete().to(revoke_key)))
@@ -147,10 +143,10 @@ async fn reset(request: HttpRequest, payload: Payload, name: web::Path<String>, 
     .await
 }
 
-async fn explain(request: HttpRequest, payload: Payload, worker: OfWorker) -> HttpResponse {
+async fn explained(request: HttpRequest, payload: Payload, worker: OfWorker) -> HttpResponse {
     answered(&worker, &request, 200, async |g| {
         let body = body::read(&request, payload, g.config().server.body_limit).await?;
-        serve::explain(&worker, &crate::engine::access::Caller::Operator, Hints::default(), &body).await
+        explain::running(&worker, &crate::engine::access::Caller::Operator, Hints::default(), &body).await
     })
     .await
 }

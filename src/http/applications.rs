@@ -4,6 +4,7 @@ use crate::actors::topology::{NameKind, RouteTable};
 use crate::clock;
 use crate::domain::ids::RequestId;
 use crate::engine::error::{ApiError, Code};
+use crate::engine::explain;
 use crate::engine::gateway::Worker;
 use crate::engine::hints::{Hints, PREFIX};
 use crate::engine::relay::Relay;
@@ -22,7 +23,7 @@ type OfWorker = web::Data<Rc<Worker>>;
 pub fn routes(config: &mut ServiceConfig) {
     config
         .route("/v1/chat/completions", web::post().to(chat))
-        .route("/v1/explain", web::post().to(explain))
+        .route("/v1/explain", web::post().to(explained))
         .route("/v1/models", web::get().to(models))
         .route("/v1/models/{id:.+}", web::get().to(model))
         .route("/v1/requests/{id}", web::get().to(request_record));
@@ -70,14 +71,14 @@ fn hints(headers: &HeaderMap) -> Result<Hints, ApiError> {
     Ok(hints)
 }
 
-async fn explain(request: HttpRequest, payload: Payload, worker: OfWorker) -> HttpResponse {
-    let explained = async {
+async fn explained(request: HttpRequest, payload: Payload, worker: OfWorker) -> HttpResponse {
+    let decided = async {
         let caller = guard::caller(&worker.gateway, request.headers())?;
         let hints = hints(request.headers())?;
         let body = body::read(&request, payload, worker.gateway.config().server.body_limit).await?;
-        serve::explain(&worker, &caller, hints, &body).await
+        explain::running(&worker, &caller, hints, &body).await
     };
-    match explained.await {
+    match decided.await {
         Ok(decision) => respond::json(200, &decision),
         Err(error) => respond::error(&error, None),
     }
@@ -110,7 +111,8 @@ async fn model(request: HttpRequest, id: web::Path<String>, worker: OfWorker) ->
     let gateway = &worker.gateway;
     let found = || {
         let caller = guard::caller(gateway, request.headers())?;
-        let missing = || ApiError::new(Code::ModelNotFound, format!("the model `{id}` is not known here")).with_param("model");
+        let missing =
+            || ApiError::new(Code::ModelNotFound, format!("the model `{id}` is not known here")).with_param("model");
         let route = gateway.board.topology().route(&id).cloned().ok_or_else(missing)?;
         caller.may_use(&route.name)?;
         Ok(route)

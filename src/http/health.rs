@@ -30,7 +30,10 @@ pub async fn ready(worker: web::Data<Rc<Worker>>) -> HttpResponse {
         "failing": ledger.failing, "waiting": ledger.waiting, "durable_seq": ledger.durable_seq, "lost_rows": ledger.lost_rows,
     });
     let endpoints = gateway.board.topology().cells.len();
-    respond::json(code, &json!({ "status": status, "ledger": store, "endpoints": endpoints, "in_flight": gateway.in_flight() }))
+    respond::json(
+        code,
+        &json!({ "status": status, "ledger": store, "endpoints": endpoints, "in_flight": gateway.in_flight() }),
+    )
 }
 
 /// Prometheus metrics; for operators only if the configuration says so.

@@ -39,7 +39,8 @@ fn asked(request: &HttpRequest) -> Result<Asked, crate::engine::error::ApiError>
 
 /// By model, as a table for people or JSON.
 async fn report(request: HttpRequest, worker: OfWorker) -> HttpResponse {
-    let wants_text = request.headers().get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|a| a.starts_with("text/plain"));
+    let wants_text =
+        request.headers().get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|a| a.starts_with("text/plain"));
     let made = async {
         guard::operator(&worker.gateway, request.headers())?;
         let asked = asked(&request)?;
@@ -47,7 +48,9 @@ async fn report(request: HttpRequest, worker: OfWorker) -> HttpResponse {
         worker.gateway.report(range(asked.from.as_deref(), asked.to.as_deref())?, group_by).await
     };
     match made.await {
-        Ok(report) if wants_text => HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(report.to_table()),
+        Ok(report) if wants_text => {
+            HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(report.to_table())
+        }
         Ok(report) => respond::json(200, &report.to_json()),
         Err(error) => respond::error(&error, None),
     }

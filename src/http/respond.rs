@@ -4,7 +4,7 @@ use crate::domain::ids::RequestId;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::serve::Head;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 
@@ -69,9 +69,4 @@ fn header(text: &str) -> HeaderValue {
         let plain: String = text.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect();
         HeaderValue::from_str(&plain).unwrap_or_else(|_| HeaderValue::from_static("?"))
     })
-}
-
-/// The content type, as text.
-pub fn content_type(headers: &HeaderMap) -> Option<&str> {
-    headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok())
 }

@@ -4,7 +4,7 @@
 //! polled at every wait, so that a client that leaves is noticed at once, also while nothing is being written. A client that
 //! only shuts down its writing side counts as gone.
 
-use super::fault::Port;
+use super::active::Port;
 use super::state::Shared;
 use crate::clock;
 use crate::domain::time::Ts;

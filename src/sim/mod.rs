@@ -5,17 +5,20 @@
 //! while it runs, in Rust through its [`Handle`] or over HTTP under `/__sim/` (docs/sim.md). It knows nothing of the gateway.
 //!
 //! # Layout
-//! - [`profile`]: what a provider is like. [`fault`]: what can go wrong, and which requests it hits. [`dice`]: rolls,
-//!   latencies, outages. [`limit`]: its own rate limit. [`stats`]: what it has seen. All pure.
+//! - [`profile`]: what a provider is like. [`kind`], [`fault`]: what can go wrong. [`active`]: which faults hit a request.
+//!   [`dice`]: rolls, latencies, outages. [`limit`]: its own rate limit. [`stats`]: what it has seen. All pure.
 //! - [`answer`]: what a model says. [`openai`]: how that looks in OpenAI's dialect. [`reply`], [`sse`]: bytes.
 //! - [`server`]: ports. [`conn`]: one connection. [`serve`]: one request. [`stream`]: one streamed answer.
-//!   [`control`]: `/__sim/`. [`state`]: what they share.
+//!   [`endings`]: answers that go wrong. [`tls`]: a handshake that does. [`control`]: `/__sim/`. [`state`]: what they share.
 
+mod active;
 mod answer;
 mod conn;
 mod control;
 mod dice;
+mod endings;
 mod fault;
+mod kind;
 mod limit;
 mod openai;
 mod profile;
@@ -26,13 +29,18 @@ mod sse;
 mod state;
 mod stats;
 mod stream;
+mod tls;
 
+pub use active::Port;
 pub use dice::{Latency, Schedule, Window};
-pub use fault::{Fault, FaultKind, Malformed, On, Port};
+pub use fault::{Fault, On};
+pub use kind::{FaultKind, Malformed};
 pub use profile::{Answer, BadProfile, Outages, Profile, demo};
 pub use stats::{Abort, Aborted, Connections, Received, Requests, Stats};
+pub use tls::Tls;
 
 use serde_json::{Map, Value};
+use server::Sockets;
 use state::Shared;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -64,14 +72,21 @@ pub fn start(profile: Profile) -> io::Result<Handle> {
     let control_socket = server::bind(SocketAddr::new(addr.ip(), 0))?;
     let control = control_socket.local_addr()?;
     let shared = Arc::new(Shared::new(profile));
+    let tls = match shared.profile().tls {
+        None => None,
+        Some(Tls::SelfSigned) => Some(tls::self_signed(shared.profile().seed).map_err(io::Error::other)?),
+    };
     let stop = Arc::new(Notify::new());
     let (told, ready) = mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("sim-{}", shared.name)).spawn({
         let (shared, stop) = (shared.clone(), stop.clone());
         move || match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
-            Ok(runtime) => runtime.block_on(server::run(shared, socket, control_socket, stop, |listening| {
-                let _ = told.send(listening);
-            })),
+            Ok(runtime) => {
+                let sockets = Sockets { api: socket, control: control_socket, tls };
+                runtime.block_on(server::run(shared, sockets, stop, |listening| {
+                    let _ = told.send(listening);
+                }));
+            }
             Err(e) => {
                 let _ = told.send(Err(e));
             }
@@ -92,10 +107,11 @@ impl Handle {
         self.addr
     }
 
-    /// What an SDK takes as base URL: `http://127.0.0.1:PORT/v1`.
+    /// What an SDK takes as base URL: `http://127.0.0.1:PORT/v1` (`https` if the profile says `tls`).
     #[must_use]
     pub fn base_url(&self) -> String {
-        format!("http://{}/v1", self.addr)
+        let scheme = if self.shared.profile().tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/v1", self.addr)
     }
 
     /// `/__sim` on a port of its own, which no fault closes.

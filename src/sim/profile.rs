@@ -1,10 +1,12 @@
 //! What a simulated provider is like: models, speed, answers, access, and what goes wrong by itself.
 //!
 //! Read from JSON; unknown keys are refused and every number is checked. What can be changed while it runs is decided here
-//! too ([`Profile::changed`]): everything but its name and address.
+//! too ([`Profile::changed`]): everything but its name, address and TLS.
 
 use super::dice::{Latency, Schedule};
-use super::fault::{Fault, FaultKind, MAX_FAULTS, over_zero};
+use super::fault::{Fault, MAX_FAULTS, over_zero};
+use super::kind::FaultKind;
+use super::tls::Tls;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -19,6 +21,8 @@ pub struct Profile {
     pub models: Vec<String>,
     /// Where it listens; none: an ephemeral port on 127.0.0.1.
     pub listen: Option<SocketAddr>,
+    /// None: plain HTTP.
+    pub tls: Option<Tls>,
     /// Time to the first token.
     pub latency: Latency,
     /// Pace after the first token; none: all at once.
@@ -81,6 +85,7 @@ impl Default for Profile {
             name: "sim".to_owned(),
             models: Vec::new(),
             listen: None,
+            tls: None,
             latency: Latency::fixed(0.0),
             tokens_per_second: None,
             output_tokens: 16,
@@ -179,7 +184,7 @@ impl Profile {
     /// # Errors
     /// An unknown or fixed key, or a value that cannot be used; nothing is changed then.
     pub fn changed(&self, keys: Map<String, Value>) -> Result<Self, BadProfile> {
-        if let Some(fixed) = keys.keys().find(|key| matches!(key.as_str(), "name" | "listen")) {
+        if let Some(fixed) = keys.keys().find(|key| matches!(key.as_str(), "name" | "listen" | "tls")) {
             return Err(BadProfile(format!("`{fixed}` cannot be changed while it runs")));
         }
         let mut all = serde_json::to_value(self).map_err(|e| BadProfile(e.to_string()))?;

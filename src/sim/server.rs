@@ -4,9 +4,10 @@
 //! gets it and the system answers each attempt with a reset. `unreachable` listens with room for a single connection and
 //! takes that itself: the system then drops every attempt, and connecting times out. Either ends idle connections.
 
-use super::fault::Port;
+use super::active::Port;
 use super::serve::connection;
 use super::state::Shared;
+use super::tls;
 use crate::clock;
 use crate::domain::time::Ts;
 use std::io;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 const BACKLOG: u32 = 4096;
 const MAX_CONNECTIONS: usize = 16_384;
@@ -91,15 +93,18 @@ async fn until(due: Option<Ts>) {
     }
 }
 
+/// What a provider listens with.
+pub(super) struct Sockets {
+    pub api: TcpSocket,
+    /// For `/__sim/` alone; no fault closes it.
+    pub control: TcpSocket,
+    pub tls: Option<TlsAcceptor>,
+}
+
 /// Serves until it is told to stop. `ready` is called when both ports listen, or can't.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    socket: TcpSocket,
-    control: TcpSocket,
-    stop: Arc<Notify>,
-    ready: impl FnOnce(io::Result<()>),
-) {
-    let listening = socket.local_addr().and_then(|addr| Ok((addr, socket.listen(BACKLOG)?, control.listen(BACKLOG)?)));
+pub(super) async fn run(shared: Arc<Shared>, sockets: Sockets, stop: Arc<Notify>, ready: impl FnOnce(io::Result<()>)) {
+    let Sockets { api, control, tls } = sockets;
+    let listening = api.local_addr().and_then(|addr| Ok((addr, api.listen(BACKLOG)?, control.listen(BACKLOG)?)));
     let (addr, listener, control) = match listening {
         Ok(all) => all,
         Err(e) => return ready(Err(e)),
@@ -134,7 +139,10 @@ pub(super) async fn run(
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = accept(gate.as_ref()), if room => match accepted {
                 Ok(stream) => {
-                    connections.spawn(connection(stream, shared.clone(), false));
+                    match &tls {
+                        None => connections.spawn(connection(stream, shared.clone(), false)),
+                        Some(acceptor) => connections.spawn(tls::connection(stream, shared.clone(), acceptor.clone())),
+                    };
                 }
                 Err(_) => tokio::time::sleep(RETRY).await,
             },

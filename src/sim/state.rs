@@ -3,8 +3,10 @@
 //! The server thread owns the sockets; everybody else (control requests, the [`super::Handle`]) changes this state, wakes the
 //! server and may wait until the port has followed. Locks are held for map and list work only, never over an await.
 
+use super::active::{Active, Asked, Entry, Hits, Port};
 use super::dice::{OutageClock, roll};
-use super::fault::{Active, Asked, Entry, Fault, FaultKind, Hits, On, Port};
+use super::fault::{Fault, On};
+use super::kind::FaultKind;
 use super::limit::{Limiter, Standing};
 use super::profile::{BadProfile, Profile, check_faults};
 use super::stats::{Abort, Counts, Stats};

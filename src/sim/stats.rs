@@ -4,7 +4,7 @@
 //! injected, else `aborted` if the client hung up, else what became of it (`ok`, `client_error`, `unauthorized`,
 //! `rate_limited`). Requests to `/__sim/` are not counted.
 
-use super::fault::Port;
+use super::active::Port;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +20,7 @@ pub struct Stats {
     pub name: String,
     pub port: Port,
     pub requests: Requests,
-    /// Requests by path (`/v1/chat/completions`, `/v1/embeddings`, `/v1/models`, `/health`, `other`).
+    /// Requests by path (`/v1/chat/completions`, `/v1/embeddings`, `/v1/models`, `/health`, `tls`, `other`).
     pub paths: BTreeMap<String, u64>,
     pub outcomes: BTreeMap<String, u64>,
     /// Hits by kind of fault.

@@ -6,10 +6,11 @@
 
 use super::answer::Call;
 use super::conn::{Conn, Gone, Head};
-use super::fault::{FaultKind, Malformed};
+use super::endings::{After, BROKEN_CHUNK};
+use super::kind::{FaultKind, Malformed};
 use super::openai::{self, Frames};
 use super::reply::{self, Framing, half};
-use super::serve::{After, BROKEN_CHUNK, pace};
+use super::serve::pace;
 use super::sse::Encoder;
 use super::state::Ticket;
 use crate::clock;
