@@ -1,5 +1,7 @@
 //! The command line: one file per subcommand, each with its arguments and its `run`.
 
+pub mod check;
+
 use std::io::Write;
 use std::process::{ExitCode, Termination};
 
