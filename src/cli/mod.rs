@@ -1,6 +1,12 @@
 //! The command line: one file per subcommand, each with its arguments and its `run`.
 
 pub mod check;
+mod download;
+pub mod key;
+pub mod ledger;
+mod output;
+mod place;
+mod remote;
 
 use std::io::Write;
 use std::process::{ExitCode, Termination};
