@@ -1,13 +1,14 @@
 //! The configuration after validation: what the rest of the program is handed. Every value in it is allowed and resolved:
 //! variables and secret files are read, prices looked up, names checked against each other.
 
+use crate::config::fault::Fault;
 use crate::config::secret::Secret;
-use crate::domain::complexity::IntelligentSettings;
+use crate::domain::intelligent::IntelligentSettings;
 use crate::domain::price::Price;
 use crate::domain::settings::{
     BreakerSettings, LimitSettings, ProbeSettings, RetryBudgetSettings, RetrySettings, TimeoutSettings,
 };
-use crate::domain::strategy::StrategyKind;
+use crate::domain::strategy::{RankSettings, StrategyKind};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,10 +19,16 @@ use std::time::Duration;
 pub struct Config {
     pub server: ServerConfig,
     pub store: StoreConfig,
+    pub providers: Vec<Arc<ProviderConfig>>,
+    /// What endpoints have where they say nothing else; those registered at run time as well.
+    pub defaults: Arc<EndpointDefaults>,
     pub endpoints: Vec<Arc<EndpointConfig>>,
     pub routes: Vec<Arc<RouteConfig>>,
     pub retry_budget: RetryBudgetSettings,
     pub intelligent: Arc<IntelligentSettings>,
+    pub ranking: RankSettings,
+    /// Not wrong, but worth saying at every start: unpriced endpoints, names that hide others, keys in the file.
+    pub warnings: Vec<Fault>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +50,23 @@ pub struct ServerConfig {
     pub deadline: Duration,
     /// Whether `/metrics` needs the admin token.
     pub metrics_auth: bool,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            admin_listen: None,
+            auth: AuthMode::Required,
+            body_limit: 20 << 20,
+            tls: None,
+            drain: Duration::from_secs(30),
+            workers: None,
+            max_in_flight: 1000,
+            deadline: Duration::from_secs(600),
+            metrics_auth: false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +131,30 @@ impl DialectKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OpenAi => "openai",
+        }
+    }
+}
+
+/// The settings of an endpoint that `defaults` may hold too.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointDefaults {
+    pub limits: LimitSettings,
+    pub weight: u32,
+    pub quality: f64,
+    pub timeouts: TimeoutSettings,
+    pub breaker: BreakerSettings,
+    pub probe: ProbeSettings,
+}
+
+impl Default for EndpointDefaults {
+    fn default() -> Self {
+        Self {
+            limits: LimitSettings::default(),
+            weight: 1,
+            quality: 0.5,
+            timeouts: TimeoutSettings::default(),
+            breaker: BreakerSettings::default(),
+            probe: ProbeSettings::default(),
         }
     }
 }

@@ -1,1 +1,170 @@
+//! The store: the ledger, its sums, and everything that has to survive a restart.
+//!
+//! In its folder (mode 0700):
+//! - `state/`, a database of named values, rollups, request records and the audit log: [`StateStore`];
+//! - `ledger/YYYY-MM/`, a database of ledger rows per UTC month: one [`LedgerWriter`], any number of [`LedgerReader`]s;
+//! - `VERSION`, `HEAD` and `LOCK`: [`files`].
+//!
+//! Promises:
+//! - What an append or a durable put has returned for is on disk.
+//! - A batch is there whole or not at all; trying it again after an error never doubles a row.
+//! - Damage is reported, never a panic, never silence. A store that lost ledger rows, a broken database: nothing is replaced or
+//!   written over unless [`OpenOptions::accept_ledger_loss`] says so, and then it is set aside under another name.
+//!
+//! Everything here blocks: it belongs on the ledger's thread, a blocking thread or the command line, never on an HTTP worker.
 
+mod block;
+mod codec;
+#[cfg(test)]
+mod conformance;
+mod error;
+pub mod export;
+mod files;
+mod ledger;
+mod month;
+mod open;
+mod reader;
+mod records;
+mod rollup;
+#[cfg(test)]
+pub(crate) mod sample;
+mod shelf;
+mod state;
+mod sums;
+mod verify;
+
+pub use error::StoreError;
+pub use ledger::{LedgerItem, LedgerWriter};
+pub use open::{OpenOptions, OpenReport};
+pub use reader::{LedgerReader, Rows};
+pub use records::{RecordLimits, RequestRecord};
+pub use state::{AUDIT_KEPT, Area, StateStore};
+pub use verify::{ChainCheck, Fault, VerifyReport};
+
+use files::Head;
+use month::Months;
+use parking_lot::{Mutex, RwLock};
+use rollup::Live;
+use shelf::{Reach, Shelf};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// An open store. Cheap to clone; the folder's lock is held until the last clone, reader and writer is gone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// What all handles of a store share.
+struct Inner {
+    path: PathBuf,
+    state: Shelf,
+    /// Held while a batch for `state` is made and applied.
+    state_writer: Mutex<StateWriter>,
+    months: Months,
+    live: RwLock<Live>,
+    /// Number of the last row that is on disk: readers see no further.
+    durable_seq: AtomicU64,
+    /// Records of unknown versions that were passed over.
+    skipped: AtomicU64,
+    /// Why nothing may be written.
+    read_only: Option<String>,
+    writer_taken: AtomicBool,
+    record_limits: RecordLimits,
+    _lock: File,
+}
+
+/// What writing to the state database has to know.
+struct StateWriter {
+    /// The last write failed: the database has to be opened again before the next one.
+    failed: bool,
+    /// Something was written that is not on disk yet.
+    dirty: bool,
+    /// The mark as it is to be written next; its row is on disk.
+    head: Head,
+}
+
+impl Store {
+    /// The one writer of the ledger. Another one can be had when this one is gone.
+    ///
+    /// # Errors
+    /// The store is read-only, has a writer, or failed.
+    pub fn ledger_writer(&self) -> Result<LedgerWriter, StoreError> {
+        LedgerWriter::take(&self.inner)
+    }
+
+    /// A reader of the ledger, safe beside the writer.
+    #[must_use]
+    pub fn reader(&self) -> LedgerReader {
+        LedgerReader { inner: Arc::clone(&self.inner) }
+    }
+
+    /// Named values and the audit log.
+    #[must_use]
+    pub fn state(&self) -> StateStore {
+        StateStore { inner: Arc::clone(&self.inner) }
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Why nothing may be written, if so.
+    #[must_use]
+    pub fn read_only(&self) -> Option<&str> {
+        self.inner.read_only.as_deref()
+    }
+
+    /// Number of the last ledger row that is on disk; 0: none.
+    #[must_use]
+    pub fn durable_seq(&self) -> u64 {
+        self.inner.durable_seq.load(Ordering::Acquire)
+    }
+
+    /// Records of unknown versions that were passed over since opening.
+    #[must_use]
+    pub fn skipped_records(&self) -> u64 {
+        self.inner.skipped.load(Ordering::Relaxed)
+    }
+}
+
+impl Inner {
+    fn writable(&self) -> Result<(), StoreError> {
+        match &self.read_only {
+            Some(why) => Err(StoreError::ReadOnly { why: why.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes and commits a batch for the state database, which is opened again first if its last write failed. A commit to
+    /// disk raises the generation, there and then in HEAD.
+    fn write_state(
+        &self,
+        reach: Reach,
+        make: impl FnOnce(&Shelf) -> Result<sled::Batch, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut writer = self.state_writer.lock();
+        if writer.failed {
+            self.state.reopen()?;
+        }
+        // Stays set if anything below ends early.
+        writer.failed = true;
+        let mut batch = make(&self.state)?;
+        let generation = writer.head.generation.saturating_add(u64::from(reach == Reach::Disk));
+        if reach == Reach::Disk {
+            open::put_generation(&mut batch, generation);
+        }
+        self.state.commit(batch, reach)?;
+        if reach == Reach::Disk {
+            writer.head.generation = generation;
+            files::write_head(&self.path, &writer.head)?;
+        }
+        writer.failed = false;
+        writer.dirty = reach != Reach::Disk;
+        Ok(())
+    }
+}

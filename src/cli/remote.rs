@@ -1,0 +1,48 @@
+//! Asking a running gateway over its admin API.
+
+use reqwest::{Client, Method, Response};
+use std::time::Duration;
+
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Posts `body` and gives the answer's bytes.
+///
+/// # Errors
+/// What went wrong, with the gateway's own words where it answered.
+pub fn post(url: &str, path: &str, token: Option<&str>, body: String) -> Result<Vec<u8>, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let answer = send(Method::POST, url, path, token, Some(body)).await?;
+        answer.bytes().await.map(|b| b.to_vec()).map_err(|e| format!("{url}: {e}"))
+    })
+}
+
+/// Sends one request; an error status is an error.
+///
+/// # Errors
+/// What went wrong, with the gateway's own words where it answered.
+pub async fn send(
+    method: Method,
+    url: &str,
+    path: &str,
+    token: Option<&str>,
+    body: Option<String>,
+) -> Result<Response, String> {
+    let token = token.filter(|t| !t.is_empty()).ok_or("no admin token: set BREAKWATER_ADMIN_TOKEN or give --token")?;
+    // A second installation is refused, which changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::builder().connect_timeout(CONNECT).no_proxy().build().map_err(|e| e.to_string())?;
+    let mut request = client.request(method, format!("{}{path}", url.trim_end_matches('/'))).bearer_auth(token);
+    if let Some(body) = body {
+        request = request.header("content-type", "application/json").body(body);
+    }
+    let answer = request.send().await.map_err(|e| format!("{url} cannot be reached: {e}"))?;
+    if answer.status().is_success() {
+        return Ok(answer);
+    }
+    let status = answer.status();
+    let text = answer.text().await.unwrap_or_default();
+    let said = serde_json::from_str::<serde_json::Value>(&text).ok();
+    let message = said.as_ref().and_then(|v| v["error"]["message"].as_str()).unwrap_or("no reason given");
+    Err(format!("{url} answered {status}: {message}"))
+}

@@ -1,0 +1,249 @@
+//! The price catalogue: what vendors list for their models, built into the binary from `data/prices.json`.
+//!
+//! It is asked only for endpoints without a `price`. Whose list counts is decided by the provider's host: the vendor's own entries
+//! for a host that is known, and no others. For an unknown host (a proxy, a reseller) the lists of the models' makers are asked,
+//! which is a guess, and the answer says so. A model is found by its exact name, then without a `vendor/` before it, then
+//! without a date after it (`-2025-10-01`, `-20251001`). Models listed at 0 count as not listed: what is free for one account is not
+//! for another. Prices are read digit by digit.
+
+use crate::config::model::DialectKind;
+use crate::domain::money::PicoUsdPerToken;
+use crate::domain::price::Price;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+static FILE: &[u8] = include_bytes!("../../data/prices.json");
+
+/// Hosts and the vendor whose prices hold there; a name that starts with a dot stands for all hosts that end in it.
+const HOSTS: [(&str, &str); 40] = [
+    ("api.openai.com", "openai"),
+    ("api.anthropic.com", "anthropic"),
+    ("generativelanguage.googleapis.com", "gemini"),
+    (".aiplatform.googleapis.com", "vertex_ai"),
+    ("aiplatform.googleapis.com", "vertex_ai"),
+    (".openai.azure.com", "azure"),
+    (".cognitiveservices.azure.com", "azure"),
+    (".services.ai.azure.com", "azure_ai"),
+    (".models.ai.azure.com", "azure_ai"),
+    ("api.deepseek.com", "deepseek"),
+    ("api.mistral.ai", "mistral"),
+    ("codestral.mistral.ai", "mistral"),
+    ("api.x.ai", "xai"),
+    (".api.x.ai", "xai"),
+    ("api.groq.com", "groq"),
+    ("api.together.xyz", "together_ai"),
+    ("api.together.ai", "together_ai"),
+    ("api.fireworks.ai", "fireworks_ai"),
+    ("api.deepinfra.com", "deepinfra"),
+    ("api.novita.ai", "novita"),
+    ("api.perplexity.ai", "perplexity"),
+    (".nebius.com", "nebius"),
+    (".nebius.ai", "nebius"),
+    (".databricks.com", "databricks"),
+    (".azuredatabricks.net", "databricks"),
+    ("api.cloudflare.com", "cloudflare"),
+    ("dashscope.aliyuncs.com", "dashscope"),
+    ("dashscope-intl.aliyuncs.com", "dashscope"),
+    ("dashscope-us.aliyuncs.com", "dashscope"),
+    ("api.voyageai.com", "voyage"),
+    ("api.hyperbolic.xyz", "hyperbolic"),
+    ("api.z.ai", "zai"),
+    ("open.bigmodel.cn", "zai"),
+    ("api.moonshot.ai", "moonshot"),
+    ("api.moonshot.cn", "moonshot"),
+    ("api.cohere.com", "cohere"),
+    ("api.cohere.ai", "cohere"),
+    ("api.sambanova.ai", "sambanova"),
+    ("api.cerebras.ai", "cerebras"),
+    ("api.minimax.io", "minimax"),
+];
+
+/// Vendors whose entries the file keeps under several names.
+const RELATED: [(&str, &[&str]); 2] =
+    [("vertex_ai", &["vertex_ai-language-models", "vertex_ai-anthropic_models"]), ("cohere", &["cohere_chat"])];
+
+/// Vendors that list models of their own make, in the order in which an unknown host's model is looked for.
+const MAKERS: [&str; 12] = [
+    "openai",
+    "anthropic",
+    "gemini",
+    "deepseek",
+    "mistral",
+    "xai",
+    "dashscope",
+    "moonshot",
+    "zai",
+    "cohere",
+    "minimax",
+    "voyage",
+];
+
+/// What the catalogue knows of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// `None`: listed at 0, or without a price.
+    pub price: Option<Arc<Price>>,
+    /// Tokens.
+    pub context: Option<u64>,
+    /// Whose list it is.
+    pub vendor: &'static str,
+    /// Whether the vendor follows from the host rather than from the model's name alone.
+    pub certain: bool,
+    /// The list has dearer prices for long prompts, but not from where on.
+    pub long_context_unknown: bool,
+}
+
+/// Looks a model up.
+#[must_use]
+pub fn find(dialect: DialectKind, host: &str, model: &str) -> Option<Listed> {
+    let catalogue = catalogue();
+    if let Some(vendor) = vendor_of(host) {
+        let related = RELATED.iter().filter(|(v, _)| *v == vendor).flat_map(|(_, more)| more.iter().copied());
+        return std::iter::once(vendor).chain(related).find_map(|v| catalogue.listed(v, model, true));
+    }
+    let own = match dialect {
+        DialectKind::OpenAi => "openai",
+    };
+    std::iter::once(own).chain(MAKERS).find_map(|v| catalogue.listed(v, model, false))
+}
+
+fn vendor_of(host: &str) -> Option<&'static str> {
+    let is = |name: &str| if name.starts_with('.') { host.ends_with(name) } else { host == name };
+    HOSTS.iter().find(|(name, _)| is(name)).map(|(_, vendor)| *vendor)
+}
+
+/// `catalogue:` and the first characters of the file's hash: part of each ledger row that was priced from it.
+#[must_use]
+pub fn version() -> Arc<str> {
+    Arc::clone(&catalogue().version)
+}
+
+#[derive(Deserialize)]
+struct File<'a> {
+    #[serde(borrow)]
+    models: Vec<Model<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Model<'a> {
+    model: &'a str,
+    provider: &'a str,
+    #[serde(borrow)]
+    input: &'a RawValue,
+    output: Option<&'a RawValue>,
+    cache_read: Option<&'a RawValue>,
+    cache_write: Option<&'a RawValue>,
+    reasoning: Option<&'a RawValue>,
+    long_context_input: Option<&'a RawValue>,
+    context: Option<u64>,
+}
+
+struct Catalogue {
+    models: HashMap<&'static str, HashMap<&'static str, Model<'static>>>,
+    version: Arc<str>,
+}
+
+fn catalogue() -> &'static Catalogue {
+    static CATALOGUE: OnceLock<Catalogue> = OnceLock::new();
+    CATALOGUE.get_or_init(|| {
+        // A test reads the file in full, so an empty list never stands for one that cannot be read.
+        let file: File<'static> = serde_json::from_slice(FILE).unwrap_or(File { models: Vec::new() });
+        let mut models: HashMap<_, HashMap<_, _>> = HashMap::new();
+        for m in file.models {
+            models.entry(m.provider).or_default().insert(m.model, m);
+        }
+        let hash = blake3::hash(FILE).to_hex();
+        Catalogue { models, version: format!("catalogue:{}", hash.get(..12).unwrap_or_default()).into() }
+    })
+}
+
+impl Catalogue {
+    fn listed(&self, vendor: &'static str, model: &str, certain: bool) -> Option<Listed> {
+        let models = self.models.get(vendor)?;
+        let bare = model.split_once('/').map_or(model, |(_, rest)| rest);
+        let names = [Some(model), Some(bare), undated(model), undated(bare)];
+        let found = names.into_iter().flatten().find_map(|name| models.get(name))?;
+        let price = found.price(&self.version).map(Arc::new);
+        let long_context_unknown = found.long_context_input.is_some();
+        Some(Listed { price, context: found.context, vendor, certain, long_context_unknown })
+    }
+}
+
+impl Model<'_> {
+    fn price(&self, version: &str) -> Option<Price> {
+        let read = |raw: &RawValue| PicoUsdPerToken::parse_usd_per_million(raw.get()).ok();
+        let or = |raw: Option<&RawValue>, other: PicoUsdPerToken| raw.map_or(Some(other), read);
+        let input = read(self.input)?;
+        // Only embeddings are listed without an output price: they have no output.
+        let output = or(self.output, PicoUsdPerToken::default())?;
+        if input.0 == 0 && output.0 == 0 {
+            return None;
+        }
+        let mut price = Price::flat(input, output, version);
+        price.cached_input = or(self.cache_read, input)?;
+        price.cache_write = or(self.cache_write, input)?;
+        price.reasoning = or(self.reasoning, output)?;
+        Some(price)
+    }
+}
+
+/// The name without a date at its end.
+fn undated(model: &str) -> Option<&str> {
+    ["-dddddddd", "-dddd-dd-dd"].iter().find_map(|shape| {
+        let at = model.len().checked_sub(shape.len()).filter(|at| *at > 0)?;
+        let (name, date) = (model.get(..at)?, model.get(at..)?);
+        let fits = |(s, b): (u8, u8)| if s == b'd' { b.is_ascii_digit() } else { s == b };
+        shape.bytes().zip(date.bytes()).all(fits).then_some(name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usd(text: &str) -> PicoUsdPerToken {
+        PicoUsdPerToken::parse_usd_per_million(text).unwrap()
+    }
+
+    fn openai(host: &str, model: &str) -> Option<Listed> {
+        find(DialectKind::OpenAi, host, model)
+    }
+
+    #[test]
+    fn the_whole_file_is_read_and_every_price_is_exact() {
+        let file: File = serde_json::from_slice(FILE).unwrap();
+        assert_eq!(file.models.len(), 2252);
+        assert_eq!(catalogue().models.values().map(HashMap::len).sum::<usize>(), 2252);
+        let unpriced: Vec<&str> = file.models.iter().filter(|m| m.price("v").is_none()).map(|m| m.model).collect();
+        assert_eq!(unpriced.len(), 25, "{unpriced:?}");
+        for vendor in HOSTS.iter().map(|(_, v)| *v).chain(MAKERS) {
+            assert!(catalogue().models.contains_key(vendor), "{vendor}");
+        }
+    }
+
+    #[test]
+    fn a_known_host_decides_whose_price_holds() {
+        let listed = openai("api.openai.com", "gpt-4.1").unwrap();
+        let price = listed.price.unwrap();
+        assert_eq!((price.input, price.output, price.cached_input), (usd("2"), usd("8"), usd("0.5")));
+        assert_eq!(price.version, version());
+        assert!(listed.certain && listed.context == Some(1_047_576));
+        assert_eq!(openai("x.openai.azure.com", "eu/gpt-4.1").unwrap().price.unwrap().input, usd("2.2"));
+        assert_eq!(openai("api.mistral.ai", "gpt-4.1"), None, "another vendor's price is no price here");
+        let guessed = openai("proxy.example.com", "deepseek-v3.2").unwrap();
+        assert_eq!((guessed.vendor, guessed.certain), ("deepseek", false));
+    }
+
+    #[test]
+    fn aliases_are_a_vendor_before_and_a_date_after() {
+        let plain = openai("api.openai.com", "gpt-4.1");
+        for alias in ["openai/gpt-4.1", "gpt-4.1-2031-10-01", "openai/gpt-4.1-20311001"] {
+            assert_eq!(openai("api.openai.com", alias), plain, "{alias}");
+        }
+        for other in ["gpt-4.1-2031-1-01", "-20311001", "gpt-4.1x", "é-20311001"] {
+            assert_eq!(openai("api.openai.com", other), None, "{other}");
+        }
+    }
+}

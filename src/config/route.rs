@@ -1,0 +1,79 @@
+//! The `routes` block and the route's part of `defaults`: the model names that clients ask for.
+
+use crate::config::model::RouteConfig;
+use crate::config::reader::{Field, Section, nearest};
+use crate::config::scalar::{self, duration, format_duration, whole, word};
+use crate::domain::settings::RetrySettings;
+use crate::domain::strategy::StrategyKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+const STRATEGIES: &str = "round_robin, weighted, least_latency (alias lowest_latency), cost_based, priority, \
+                          best_quality, balanced, intelligent";
+
+/// The settings of a route that `defaults` may hold too.
+#[derive(Clone, Default)]
+pub struct RouteDefaults {
+    pub retry: RetrySettings,
+    pub deadline: Option<Duration>,
+}
+
+/// Reads one route; `endpoints` are all names that it may list.
+pub fn read(name: &str, field: &Field<'_>, endpoints: &[Arc<str>], base: &RouteDefaults) -> Option<RouteConfig> {
+    let mut s = field.section()?;
+    let strategy = s
+        .required("strategy", &format!("one of {STRATEGIES}"))
+        .and_then(|f| f.get(word(STRATEGIES, StrategyKind::parse)));
+    let listed = s.required("endpoints", "a list of endpoints").and_then(|f| members(&f, endpoints));
+    let settings = settings(&mut s, base);
+    s.unsupported(&["hedge", "recover", "budget"]);
+    Some(RouteConfig {
+        name: name.into(),
+        strategy: strategy?,
+        endpoints: listed?,
+        retry: settings.retry,
+        deadline: settings.deadline,
+    })
+}
+
+/// Reads the settings that routes and `defaults` share.
+pub fn settings(s: &mut Section<'_>, base: &RouteDefaults) -> RouteDefaults {
+    let mut c = base.clone();
+    if let Some(mut s) = s.section("retry") {
+        s.set("max_attempts", &mut c.retry.max_attempts, whole(1, 20));
+        s.set("backoff", &mut c.retry.backoff, duration(Duration::ZERO, HOUR));
+        s.set("max_backoff", &mut c.retry.max_backoff, duration(Duration::ZERO, HOUR));
+        if c.retry.backoff > c.retry.max_backoff && (s.has("backoff") || s.has("max_backoff")) {
+            let (first, longest) = (format_duration(c.retry.backoff), format_duration(c.retry.max_backoff));
+            s.fault(format!("`backoff` ({first}) is longer than `max_backoff` ({longest}); expected at most that"));
+        }
+    }
+    s.set_or_none("deadline", &mut c.deadline, duration(MS, DAY));
+    c
+}
+
+fn members(field: &Field<'_>, endpoints: &[Arc<str>]) -> Option<Vec<Arc<str>>> {
+    let items = field.items()?;
+    if items.is_empty() {
+        field.fault("the route has no endpoint; expected a list of at least one".into());
+        return None;
+    }
+    let mut members: Vec<Arc<str>> = Vec::with_capacity(items.len());
+    for item in &items {
+        let Some(name) = item.get(scalar::name) else { continue };
+        if !endpoints.contains(&name) {
+            let guess = nearest(&name, endpoints.iter().map(|n| &**n));
+            let guess = guess.map(|n| format!(", did you mean `{n}`?")).unwrap_or_default();
+            item.fault(format!("no endpoint has the name {}{guess}; expected a name from `endpoints`", item.shown()));
+        } else if members.contains(&name) {
+            item.fault(format!("{} is listed twice; expected each endpoint once", item.shown()));
+        } else {
+            members.push(name);
+        }
+    }
+    Some(members)
+}

@@ -1,0 +1,474 @@
+//! Opening a store: what is there, what is missing, and what has to be counted again.
+//!
+//! Order matters: the schema is read before anything is opened, the lock is taken before anything is written, and `VERSION` is
+//! the last thing that a new store gets, so that a store with one has been whole before.
+//!
+//! Two witnesses say how far the ledger once reached: HEAD, and the last row that the rollups have counted. A ledger that ends
+//! before one of them, lacks a month, or whose last block cannot be read, is opened for reading only. Told to accept the loss,
+//! opening sets aside what cannot be read (it deletes nothing), counts the hours concerned again and starts HEAD anew.
+
+use crate::domain::ledger::GENESIS;
+use crate::domain::time::Wall;
+use crate::store::block::{self, BLOCK_VERSION};
+use crate::store::codec::{self, Cursor, put_varint};
+use crate::store::error::StoreError;
+use crate::store::files::{self, Head, SCHEMA};
+use crate::store::ledger::Tail;
+use crate::store::month::{Month, Months};
+use crate::store::records::RecordLimits;
+use crate::store::rollup::{self, Live};
+use crate::store::shelf::{Reach, Shelf};
+use crate::store::{Inner, LedgerReader, StateWriter, Store};
+use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Bytes of sled's page cache for the state database.
+const STATE_CACHE: u64 = 16 << 20;
+const SCHEMA_KEY: &[u8] = b"!schema";
+const GENERATION_KEY: &[u8] = b"!generation";
+const VERSION: u8 = 1;
+const MONTH: u8 = b'M';
+/// Above every block's key, below every piece's.
+const PAST_BLOCKS: [u8; 1] = [b'P'];
+
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// The store's folder.
+    pub path: PathBuf,
+    /// Go on without what is lost, setting aside what cannot be read.
+    pub accept_ledger_loss: bool,
+    /// Make a store if there is none.
+    pub create: bool,
+    /// Write nothing: for looking at a stopped gateway's store.
+    pub read_only: bool,
+    /// Now: names what is set aside.
+    pub now: Wall,
+    /// How many request records are kept.
+    pub records: RecordLimits,
+}
+
+impl OpenOptions {
+    /// For a gateway: makes the store if there is none, accepts no loss.
+    #[must_use]
+    pub fn at(path: &Path, now: Wall) -> Self {
+        Self {
+            path: path.to_owned(),
+            accept_ledger_loss: false,
+            create: true,
+            read_only: false,
+            now,
+            records: RecordLimits::default(),
+        }
+    }
+}
+
+/// What opening found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// There was no store before.
+    pub created: bool,
+    /// Number of the ledger's last row; 0: none.
+    pub last_seq: u64,
+    /// How far the ledger is known to have reached.
+    pub head_seq: u64,
+    /// Rows that the rollups had not counted yet.
+    pub reapplied_rows: u64,
+    /// Records of unknown versions that were passed over.
+    pub skipped_records: u64,
+    /// What is lost or cannot be read, a sentence each.
+    pub missing: Vec<String>,
+    /// Where broken parts were put.
+    pub set_aside: Vec<PathBuf>,
+    /// Nothing can be written.
+    pub read_only: bool,
+}
+
+impl Store {
+    /// Opens the store, or makes one.
+    ///
+    /// # Errors
+    /// There is none and none is to be made, it is in use, cannot be written, is of a newer schema, or a database is broken.
+    pub fn open(options: &OpenOptions) -> Result<(Self, OpenReport), StoreError> {
+        Opening { options, report: OpenReport::default() }.run()
+    }
+}
+
+/// What is at the ledger's end.
+pub(super) struct End {
+    pub tail: Tail,
+    /// Blocks after it that cannot be read.
+    unreadable: Vec<(Month, u64)>,
+}
+
+struct Opening<'a> {
+    options: &'a OpenOptions,
+    report: OpenReport,
+}
+
+impl Opening<'_> {
+    fn run(mut self) -> Result<(Store, OpenReport), StoreError> {
+        let path = &self.options.path;
+        let exists = path.join("state").is_dir() || files::read_version(path)?.is_some();
+        if !exists && (!self.options.create || self.options.read_only) {
+            return Err(StoreError::Missing { path: path.clone() });
+        }
+        files::private_dir(path)?;
+        let version = files::read_version(path)?;
+        let lock = files::lock(path)?;
+        let months = Months::new(path.join("ledger"));
+        let used = path.join("HEAD").exists() || !months.on_disk().is_empty();
+        self.report.created = version.is_none() && !used;
+        if version.is_none() && used {
+            self.lost(StoreError::Broken { path: path.join("VERSION"), what: "it is missing".into() })?;
+        }
+        let state = self.open_state(&path.join("state"))?;
+        self.open_months(&months, &state)?;
+        let end = self.find_end(&months)?;
+        let read_only = self.judge(&months, &state, &end)?;
+        let head = Head {
+            seq: end.tail.seq,
+            hash: end.tail.hash,
+            month: end.tail.month.unwrap_or_else(|| Month::of(self.options.now)),
+            generation: generation(&state)?,
+        };
+        let inner = Arc::new(Inner {
+            path: path.clone(),
+            live: RwLock::new(Live::load(&state)?),
+            state_writer: Mutex::new(StateWriter { failed: false, dirty: false, head }),
+            state,
+            months,
+            durable_seq: AtomicU64::new(end.tail.seq),
+            skipped: AtomicU64::new(0),
+            read_only,
+            writer_taken: AtomicBool::new(false),
+            record_limits: self.options.records,
+            _lock: lock,
+        });
+        if inner.read_only.is_none() {
+            self.settle(&inner, &end.tail)?;
+        }
+        self.count_again(&inner, end.tail.seq)?;
+        self.report.last_seq = end.tail.seq;
+        self.report.read_only = inner.read_only.is_some();
+        self.report.skipped_records = inner.skipped.load(Ordering::Relaxed);
+        Ok((Store { inner }, self.report))
+    }
+
+    /// An error, or a note if losses are accepted.
+    fn lost(&mut self, error: StoreError) -> Result<(), StoreError> {
+        if !self.options.accept_ledger_loss || self.options.read_only {
+            return Err(error);
+        }
+        self.report.missing.push(error.to_string());
+        Ok(())
+    }
+
+    fn open_state(&mut self, dir: &Path) -> Result<Shelf, StoreError> {
+        let state = Shelf::closed(dir.to_owned(), STATE_CACHE);
+        let schema = state.open().and_then(|()| stored_number(&state, SCHEMA_KEY));
+        let broken = match schema {
+            Ok(Some(found)) if found > u64::from(SCHEMA) => {
+                let found = u32::try_from(found).unwrap_or(u32::MAX);
+                return Err(StoreError::NewerSchema { path: dir.to_owned(), found, known: SCHEMA });
+            }
+            Ok(Some(_)) => return Ok(state),
+            Ok(None) if self.report.created => return init_state(state),
+            Ok(None) => "it is empty, although the store has been in use".to_owned(),
+            Err(StoreError::Broken { what, .. } | StoreError::Damaged { what, .. }) => what,
+            Err(other) => return Err(other),
+        };
+        self.lost(StoreError::Broken { path: dir.to_owned(), what: broken })?;
+        state.close();
+        self.set_aside(dir)?;
+        let state = Shelf::closed(dir.to_owned(), STATE_CACHE);
+        state.open()?;
+        init_state(state)
+    }
+
+    /// Renames a folder that cannot be used.
+    fn set_aside(&mut self, dir: &Path) -> Result<(), StoreError> {
+        let stamp: String = self.options.now.to_rfc3339().chars().filter(char::is_ascii_alphanumeric).collect();
+        let mut aside = dir.to_owned();
+        aside.set_file_name(format!("{}.broken-{stamp}", dir.file_name().unwrap_or_default().display()));
+        std::fs::rename(dir, &aside)
+            .map_err(|e| StoreError::Unwritable { path: dir.to_owned(), what: e.to_string() })?;
+        self.report.set_aside.push(aside);
+        Ok(())
+    }
+
+    /// Finds out where each month begins, and which are gone.
+    fn open_months(&mut self, months: &Months, state: &Shelf) -> Result<(), StoreError> {
+        let known = known_months(state)?;
+        let newest = months.on_disk().last().copied();
+        for month in months.on_disk() {
+            // The newest one is going to be written to, so it has to open.
+            let known_begin = known.get(&month).copied().filter(|_| Some(month) != newest);
+            let shelf = months.add(month, known_begin.unwrap_or(u64::MAX));
+            if known_begin.is_some() {
+                continue;
+            }
+            let first = months.shelf(month).and_then(|shelf| shelf.read(|db| db.first()));
+            match first {
+                Ok(Some((key, _))) => {
+                    let begins = <[u8; 8]>::try_from(&*key).map_or(u64::MAX, u64::from_be_bytes);
+                    months.add(month, known.get(&month).copied().unwrap_or(begins).min(begins));
+                }
+                Ok(None) => months.forget(month),
+                Err(StoreError::Broken { path, what }) => {
+                    self.lost(StoreError::Broken { path, what })?;
+                    months.forget(month);
+                    self.set_aside(shelf.dir())?;
+                }
+                Err(StoreError::Damaged { what, .. }) => {
+                    self.lost(StoreError::Broken { path: shelf.dir().to_owned(), what })?;
+                    months.forget(month);
+                    self.set_aside(shelf.dir())?;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the ledger's end; what stands behind it unreadable is set aside if that is accepted.
+    fn find_end(&mut self, months: &Months) -> Result<End, StoreError> {
+        let mut end = find_end(months)?;
+        if !self.options.accept_ledger_loss || self.options.read_only {
+            return Ok(end);
+        }
+        for (month, number) in end.unreadable.drain(..) {
+            let shelf = months.shelf(month)?;
+            let key = number.to_be_bytes();
+            let Some(value) = shelf.read(|db| db.get(key))? else { continue };
+            let bytes = shelf.read(|db| codec::open(db, &key, &value))?.payload;
+            let name = format!("{month}.unreadable-{number}");
+            files::replace(months.dir(), &name, &bytes)
+                .map_err(|e| StoreError::Failed { what: format!("{name}: {e}") })?;
+            let mut batch = sled::Batch::default();
+            codec::remove(&mut batch, &key, &value);
+            shelf.commit(batch, Reach::Disk)?;
+            self.report.missing.push(format!("the block at row {number} cannot be read"));
+            self.report.set_aside.push(months.dir().join(name));
+        }
+        Ok(end)
+    }
+
+    /// Compares the ledger with its witnesses; the reason if it may not be written.
+    fn judge(&mut self, months: &Months, state: &Shelf, end: &End) -> Result<Option<String>, StoreError> {
+        let mut reasons: Vec<String> =
+            end.unreadable.iter().map(|(_, number)| format!("the block at row {number} cannot be read")).collect();
+        let head = match files::read_head(&self.options.path) {
+            Ok(head) => head,
+            Err(error) => {
+                reasons.push(error.to_string());
+                None
+            }
+        };
+        if head.is_none() && reasons.is_empty() && !self.report.created {
+            reasons.push("the ledger's high-water mark is missing".into());
+        }
+        let generation = generation(state)?;
+        let reached = head.map_or(0, |h| h.seq).max(rollup::applied_through(state)?);
+        self.report.head_seq = reached;
+        if reached > end.tail.seq {
+            reasons.push(format!("ledger rows {} to {reached} are missing", end.tail.seq + 1));
+        } else if let Some(head) = head.filter(|h| h.seq > 0)
+            && !carries(months, &head)?
+        {
+            reasons.push(format!("row {} is not the one that the high-water mark was taken of", head.seq));
+        }
+        if head.is_some_and(|head| head.generation > generation) {
+            reasons.push("the newest changes of state, such as keys and operator acts, are missing".into());
+        }
+        let on_disk = months.on_disk();
+        for (month, begins) in known_months(state)? {
+            if !on_disk.contains(&month) && begins <= reached {
+                reasons.push(format!("the ledger's month {month} is missing, from row {begins} on"));
+            }
+        }
+        self.report.missing.append(&mut reasons.clone());
+        if self.options.read_only {
+            return Ok(Some("it was opened for reading".into()));
+        }
+        Ok((!reasons.is_empty() && !self.options.accept_ledger_loss).then(|| reasons.join("; ")))
+    }
+
+    /// Makes a store that may be written agree with itself: rollups that counted lost rows, forgotten months, HEAD, VERSION.
+    fn settle(&mut self, inner: &Arc<Inner>, tail: &Tail) -> Result<(), StoreError> {
+        if !self.report.missing.is_empty() {
+            let on_disk = inner.months.on_disk();
+            let mut batch = sled::Batch::default();
+            for month in known_months(&inner.state)?.into_keys().filter(|m| !on_disk.contains(m)) {
+                batch.remove(month_key(month));
+            }
+            inner.write_state(Reach::Disk, |_| Ok(batch))?;
+            if inner.live.read().through() > tail.seq {
+                let (hours, first) = inner.live.write().unwind(&inner.state, tail.seq)?;
+                let reader = LedgerReader { inner: Arc::clone(inner) };
+                // What is missing among them is in the report already.
+                for row in reader.rows_between(first, tail.seq, crate::domain::sums::TimeRange::ALL).flatten() {
+                    if hours.contains(&row.entry.at.hour()) {
+                        inner.live.write().recount(&inner.state, &row)?;
+                    }
+                }
+            }
+        }
+        if self.report.created || !self.report.missing.is_empty() {
+            inner.write_state(Reach::Disk, |_| Ok(sled::Batch::default()))?;
+            files::write_version(&inner.path)?;
+        }
+        Ok(())
+    }
+
+    /// Counts the rows that came after the stored rollups.
+    fn count_again(&mut self, inner: &Arc<Inner>, last: u64) -> Result<(), StoreError> {
+        let from = inner.live.read().through();
+        for row in (LedgerReader { inner: Arc::clone(inner) }).rows_between(from + 1, last, Default::default()) {
+            match row {
+                Ok(row) => inner.live.write().count(&inner.state, &row)?,
+                Err(error) => {
+                    self.report.missing.push(error.to_string());
+                    continue;
+                }
+            }
+            self.report.reapplied_rows += 1;
+            if inner.read_only.is_none() && inner.live.read().is_heavy() {
+                inner.write_state(Reach::Kernel, |_| {
+                    let mut batch = sled::Batch::default();
+                    inner.live.read().collect(&mut batch);
+                    Ok(batch)
+                })?;
+                inner.live.write().stored();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds the state database's generation to a batch.
+pub(super) fn put_generation(batch: &mut sled::Batch, generation: u64) {
+    let mut payload = Vec::new();
+    put_varint(&mut payload, generation);
+    codec::put(batch, GENERATION_KEY, VERSION, &payload);
+}
+
+fn generation(state: &Shelf) -> Result<u64, StoreError> {
+    Ok(stored_number(state, GENERATION_KEY)?.unwrap_or(0))
+}
+
+/// A stored number; of an unknown version: the largest.
+fn stored_number(state: &Shelf, key: &[u8]) -> Result<Option<u64>, StoreError> {
+    let found = state.read(|db| match db.get(key)? {
+        Some(value) => codec::open(db, key, &value).map(Some),
+        None => Ok(None),
+    })?;
+    let Some(opened) = found else { return Ok(None) };
+    let payload = opened.known(VERSION, "a number of the state")?;
+    Ok(payload.and_then(|p| Cursor::new(&p).varint()).or(Some(u64::MAX)))
+}
+
+fn init_state(state: Shelf) -> Result<Shelf, StoreError> {
+    let mut batch = sled::Batch::default();
+    let mut payload = Vec::new();
+    put_varint(&mut payload, u64::from(SCHEMA));
+    codec::put(&mut batch, SCHEMA_KEY, VERSION, &payload);
+    state.commit(batch, Reach::Disk)?;
+    Ok(state)
+}
+
+/// The note that a month begins with a row.
+pub(super) fn month_begins(month: Month, first_seq: u64) -> sled::Batch {
+    let mut batch = sled::Batch::default();
+    let mut payload = Vec::new();
+    put_varint(&mut payload, first_seq);
+    codec::put(&mut batch, &month_key(month), VERSION, &payload);
+    batch
+}
+
+fn month_key(month: Month) -> Vec<u8> {
+    let mut key = vec![MONTH];
+    key.extend_from_slice(month.to_string().as_bytes());
+    key
+}
+
+fn known_months(state: &Shelf) -> Result<BTreeMap<Month, u64>, StoreError> {
+    let found = state.read(|db| {
+        let read = |item: sled::Result<(sled::IVec, sled::IVec)>| {
+            let (key, value) = item?;
+            let opened = codec::open(db, &key, &value)?;
+            Ok((key, opened))
+        };
+        db.scan_prefix([MONTH]).map(read).collect::<sled::Result<Vec<_>>>()
+    })?;
+    let mut months = BTreeMap::new();
+    for (key, opened) in found {
+        let month = key.get(1..).and_then(|k| std::str::from_utf8(k).ok()).and_then(Month::parse);
+        let begins = opened.known(VERSION, "a month's beginning")?.and_then(|p| Cursor::new(&p).varint());
+        if let (Some(month), Some(begins)) = (month, begins) {
+            months.insert(month, begins);
+        }
+    }
+    Ok(months)
+}
+
+/// The ledger's end; an unreadable block there is damage.
+pub(super) fn find_tail(months: &Months) -> Result<Tail, StoreError> {
+    let end = find_end(months)?;
+    match end.unreadable.first() {
+        Some((_, number)) => {
+            Err(StoreError::Damaged { seq: Some(*number), what: "the ledger's last block cannot be read".into() })
+        }
+        None => Ok(end.tail),
+    }
+}
+
+fn find_end(months: &Months) -> Result<End, StoreError> {
+    let mut unreadable = Vec::new();
+    for (month, _) in months.holding(0, u64::MAX).into_iter().rev() {
+        let shelf = months.shelf(month)?;
+        let mut below = PAST_BLOCKS.to_vec();
+        loop {
+            let block = shelf.read(|db| match db.get_lt(&below)? {
+                Some((key, value)) => {
+                    let opened = codec::open(db, &key, &value)?;
+                    Ok(Some((key, opened)))
+                }
+                None => Ok(None),
+            })?;
+            let Some((key, opened)) = block else { break };
+            let number = <[u8; 8]>::try_from(&*key).map_or(0, u64::from_be_bytes);
+            let head = block::head(&opened.payload).filter(|_| opened.version == BLOCK_VERSION);
+            let Some(head) = head.filter(|head| head.first_seq == number) else {
+                unreadable.push((month, number));
+                below = key.to_vec();
+                continue;
+            };
+            let last = block::rows(number, &opened.payload).pop().and_then(Result::ok);
+            let at = last.map_or(head.latest, |row| row.entry.at);
+            let tail = Tail { seq: head.last_seq(), hash: head.last_hash, at, month: Some(month) };
+            return Ok(End { tail, unreadable });
+        }
+    }
+    debug_assert_eq!(Tail::EMPTY.hash, GENESIS);
+    Ok(End { tail: Tail::EMPTY, unreadable })
+}
+
+/// Whether the ledger's row at the high-water mark carries its hash. A row that cannot be read is not judged here.
+fn carries(months: &Months, head: &Head) -> Result<bool, StoreError> {
+    let Some((month, _)) = months.holding(head.seq, head.seq).pop() else { return Ok(false) };
+    let found = months.shelf(month)?.read(|db| match db.get_lt(head.seq.saturating_add(1).to_be_bytes())? {
+        Some((key, value)) => {
+            let opened = codec::open(db, &key, &value)?;
+            Ok(Some((key, opened)))
+        }
+        None => Ok(None),
+    })?;
+    let Some((key, opened)) = found else { return Ok(false) };
+    let number = <[u8; 8]>::try_from(&*key).map_or(0, u64::from_be_bytes);
+    let rows = block::rows(number, &opened.payload);
+    Ok(rows.into_iter().flatten().find(|row| row.seq == head.seq).is_none_or(|row| row.hash == head.hash))
+}
