@@ -33,6 +33,8 @@ pub struct ServeArgs {
 #[must_use]
 pub fn run(args: &ServeArgs) -> Exit {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(args.log).with_ansi(false).init();
+    // One line in the log, where the default prints a page to stderr.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         say("cannot install the TLS provider");
         return Exit::Failed;
