@@ -170,11 +170,15 @@ impl LatencyRecorder {
         recorder
     }
 
-    /// The recorder as it is at `now`: a copy only if a slot's time has come unnoticed.
+    /// The recorder as it is at `now`: a copy only if a slot is too old and nobody noticed.
     #[must_use]
     pub fn aged(&self, now: Ts) -> Cow<'_, Self> {
-        if number(signed(now.0)) <= self.current {
+        let oldest = number(signed(now.0)) - SLOTS;
+        if self.current > oldest && self.complete.iter().all(|slot| slot.number > oldest) {
             return Cow::Borrowed(self);
+        }
+        if self.current <= oldest {
+            return Cow::Owned(Self::new(now));
         }
         let mut aged = self.clone();
         aged.age(now);
