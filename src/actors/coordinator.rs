@@ -107,6 +107,7 @@ impl Coordinator {
                 (hot.gate.peek(request.now, tokens, true), hot.figures, hot.gate.in_flight())
             };
             self.facts.push(CandidateFacts {
+                slot: u32::try_from(index).unwrap_or(u32::MAX),
                 weight: config.weight,
                 quality: config.quality as f32,
                 est_cost,

@@ -98,6 +98,9 @@ impl StrategyKind {
 /// What is known of one candidate at the moment of ranking; filled by the Coordinator in the route's listed order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CandidateFacts {
+    /// The endpoint's place in the route's list: ascending, each once. Turns go by it, so a request that some endpoints can't
+    /// serve (a cost ceiling, a short context) leaves the others' turns as they are.
+    pub slot: u32,
     /// Share of turns under `weighted`; 0: only as fallback.
     pub weight: u32,
     /// 0..=1; anything else is clamped, NaN is 0.

@@ -47,6 +47,7 @@ fn a_cell_may_have_its_own_strategy_and_floor() {
 fn the_cheapest_that_is_good_enough_gets_a_free_request_and_the_best_a_premium_one() {
     let models = [(0.62, 420, 40e3), (0.75, 2_500, 80e3), (0.9, 8_000, 100e3), (0.95, 15_000, 120e3)];
     let facts = models.map(|(quality, cost, ttft)| CandidateFacts {
+        slot: cost as u32,
         weight: 1,
         quality,
         est_cost: Some(NanoUsd(cost)),

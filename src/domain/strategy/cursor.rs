@@ -9,29 +9,40 @@ use super::{CandidateFacts, Ranked, StrategyKind};
 /// Additions allowed for spreading the start of `weighted` over the workers.
 const PREWIND_WORK: u64 = 2_048;
 
+/// Places of a list that can hold credit; those behind have none under `weighted`.
+const MAX_SLOTS: usize = 65_536;
+
+/// Parts that a unit of weight is divided into, so that credits survive a change of the turn's price unrounded.
+const FINE: i64 = 1 << 16;
+
 /// The turns of one route under one strategy.
 ///
-/// A changed number of candidates is taken as it comes: turns go on behind the last leader, credits start anew (also when a
-/// weight changes). When a route's list is replaced by another of the same length, take a new cursor.
+/// Turns and credits are kept by slot, so the candidates may differ from request to request: who is missing keeps its credit,
+/// like one that is blocked. A changed weight starts all credits anew. When a route's list is replaced, take a new cursor.
 #[derive(Clone, Default)]
 pub struct Cursor {
-    /// The leader of the last ranking; `None` before the first.
-    last: Option<usize>,
-    /// Where turns begin in the ranking under way.
+    /// The slot of the last leader; `None` before the first ranking.
+    last: Option<u32>,
+    /// The slot of the candidate that was explored last.
+    explored: Option<u32>,
+    /// The index at which turns begin in the ranking under way.
     base: usize,
-    /// Where the turns of those without history begin.
-    explore_from: usize,
+    /// By slot.
     credits: Vec<Credit>,
-    /// The sum of the weights that took part in the ranking under way.
+    /// What a turn costs: the sum of the weights that took part in the last ranking.
     stake: i64,
+    /// What the leader of the ranking under way will be charged.
+    due: i64,
     keys: Vec<Key>,
     scores: Vec<f32>,
 }
 
 /// The state of one candidate in smooth weighted round robin.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Credit {
-    weight: u32,
+    /// `None`: never seen.
+    weight: Option<u32>,
+    /// In parts of weight: see [`FINE`].
     current: i64,
 }
 
@@ -41,50 +52,90 @@ impl Cursor {
     pub(super) fn begin(&mut self, facts: &[CandidateFacts], roll: f64) {
         let n = facts.len();
         let base = match self.last {
-            Some(last) => last.saturating_add(1),
+            Some(last) => after(facts, last),
             None => (roll * n as f64) as usize,
         };
         self.base = if base < n { base } else { 0 };
-        if self.last.is_none() || self.explore_from >= n {
-            self.explore_from = if self.last.is_none() { self.base } else { 0 };
+        self.due = 0;
+    }
+
+    /// Gives each leading candidate its weight; all others keep their credit until they may lead again.
+    pub(super) fn add_credit(&mut self, facts: &[CandidateFacts], leads: impl Fn(&CandidateFacts) -> bool) {
+        self.know_weights(facts);
+        if self.last.is_none() {
+            self.prewind(facts, &leads);
         }
-        self.stake = 0;
-        // Nothing to prewind for the strategies that hold no credits: `add_credit` fills them when first needed.
-        if self.credits.len() != n || !self.credits.iter().zip(facts).all(|(c, f)| c.weight == f.weight) {
-            self.credits.clear();
+        self.due = self.pay(facts, &leads);
+    }
+
+    /// Pays the leading candidates their weights and returns the sum, which the leader is charged.
+    fn pay(&mut self, facts: &[CandidateFacts], leads: impl Fn(&CandidateFacts) -> bool) -> i64 {
+        let parts = facts.iter().filter(|f| leads(f)).map(|f| i64::from(f.weight) * FINE);
+        let stake = parts.fold(0, i64::saturating_add);
+        if stake == 0 {
+            return 0;
+        }
+        self.rescale(stake);
+        for f in facts.iter().filter(|f| leads(f)) {
+            if let Some(credit) = self.credits.get_mut(f.slot as usize) {
+                credit.current = credit.current.saturating_add(i64::from(f.weight) * FINE);
+            }
+        }
+        stake
+    }
+
+    /// Keeps credits worth the same number of turns when a turn's price changes because others take part in it.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // rounding is what FINE is for
+    fn rescale(&mut self, stake: i64) {
+        let before = std::mem::replace(&mut self.stake, stake);
+        if before != stake && before > 0 {
+            let ratio = stake as f64 / before as f64;
+            for credit in &mut self.credits {
+                credit.current = (credit.current as f64 * ratio).round() as i64;
+            }
         }
     }
 
-    /// Gives each leading candidate its weight; blocked ones keep their credit until they are back.
-    pub(super) fn add_credit(&mut self, facts: &[CandidateFacts], leads: impl Fn(&CandidateFacts) -> bool) {
-        if self.credits.len() != facts.len() {
-            self.credits.clear();
-            self.credits.extend(facts.iter().map(|f| Credit { weight: f.weight, current: 0 }));
-            if self.last.is_none() {
-                self.prewind();
-            }
+    fn charge(&mut self, leader: &CandidateFacts, due: i64) {
+        if let Some(credit) = self.credits.get_mut(leader.slot as usize) {
+            credit.current = credit.current.saturating_sub(due);
         }
-        for (credit, _) in self.credits.iter_mut().zip(facts).filter(|(_, f)| leads(f)) {
-            let weight = i64::from(credit.weight);
-            credit.current = credit.current.saturating_add(weight);
-            self.stake = self.stake.saturating_add(weight);
+    }
+
+    fn credit(&self, f: &CandidateFacts) -> i64 {
+        self.credits.get(f.slot as usize).map_or(0, |c| c.current)
+    }
+
+    fn know_weights(&mut self, facts: &[CandidateFacts]) {
+        let slots = facts.iter().map(|f| (f.slot as usize).saturating_add(1)).max().unwrap_or(0).min(MAX_SLOTS);
+        if self.credits.len() < slots {
+            self.credits.resize(slots, Credit::default());
+        }
+        let same = |f: &CandidateFacts| {
+            self.credits.get(f.slot as usize).and_then(|c| c.weight).is_none_or(|known| known == f.weight)
+        };
+        if !facts.iter().all(same) {
+            self.credits.fill(Credit::default());
+        }
+        for f in facts {
+            if let Some(credit) = self.credits.get_mut(f.slot as usize) {
+                credit.weight = Some(f.weight);
+            }
         }
     }
 
     /// Plays some turns ahead, so that this cursor's cycle begins at another place than its neighbours'.
-    fn prewind(&mut self) {
-        let n = self.credits.len() as u64;
-        let total: i64 = self.credits.iter().map(|c| i64::from(c.weight)).sum();
-        let most = PREWIND_WORK.checked_div(n).unwrap_or(0).min(total.unsigned_abs());
+    fn prewind(&mut self, facts: &[CandidateFacts], leads: impl Fn(&CandidateFacts) -> bool) {
+        let n = facts.len() as u64;
+        let cycle: u64 = facts.iter().filter(|f| leads(f)).map(|f| u64::from(f.weight)).sum();
+        let most = PREWIND_WORK.checked_div(n).unwrap_or(0).min(cycle);
         // `base` is the seeded start: its share of n is the roll.
         let turns = most.saturating_mul(self.base as u64).checked_div(n).unwrap_or(0);
         for _ in 0..turns {
-            for credit in &mut self.credits {
-                credit.current = credit.current.saturating_add(i64::from(credit.weight));
-            }
+            let due = self.pay(facts, &leads);
             // As in a ranking, the first in the list wins a tie: exact cycles need ties to fall the same way always.
-            if let Some(first) = self.credits.iter_mut().rev().max_by_key(|c| c.current) {
-                first.current = first.current.saturating_sub(total);
+            if let Some(leader) = facts.iter().rev().filter(|f| leads(f)).max_by_key(|f| self.credit(f)) {
+                self.charge(leader, due);
             }
         }
     }
@@ -96,8 +147,7 @@ impl Cursor {
         let n = facts.len();
         for (index, f) in facts.iter().enumerate() {
             let turn = if index >= self.base { index - self.base } else { index + n - self.base };
-            let credit = self.credits.get(index).map_or(0, |c| c.current);
-            let (key, score) = measures.key(f, index, turn, credit);
+            let (key, score) = measures.key(f, index, turn, self.credit(f));
             self.keys.push(key);
             self.scores.push(score);
         }
@@ -120,19 +170,21 @@ impl Cursor {
         let share = measures.explore_share(rivals.len());
         let explored = roll < share * newcomers as f64;
         // Newcomers take turns of their own: who is next doesn't depend on how the tried ones fare.
+        let from = self.explored.map_or(base, |slot| after(facts, slot));
         let wait = |key: &Key| {
             let index = index_of(*key, base, n);
-            if index >= self.explore_from { index - self.explore_from } else { index + n - self.explore_from }
+            if index >= from { index - from } else { index + n - from }
         };
         let place = if explored {
             let next = rivals.iter().enumerate().filter(|(_, k)| new(k)).min_by_key(|(_, k)| wait(k));
-            next.map(|(place, key)| (place, index_of(*key, base, n).saturating_add(1)))
+            next.map(|(place, key)| {
+                self.explored = facts.get(index_of(*key, base, n)).map(|f| f.slot);
+                place
+            })
         } else {
-            rivals.iter().position(|k| !new(k)).map(|place| (place, self.explore_from))
+            rivals.iter().position(|k| !new(k))
         };
-        let Some((place, explore_from)) = place else { return false };
-        self.explore_from = explore_from;
-        if let Some(front) = rivals.get_mut(..=place) {
+        if let Some(front) = place.and_then(|place| rivals.get_mut(..=place)) {
             front.rotate_right(1);
         }
         explored
@@ -147,14 +199,17 @@ impl Cursor {
             let index = index_of(*key, self.base, n);
             out.push(Ranked { index: index as u32, score: self.scores.get(index).copied().unwrap_or(0.0) });
         }
-        let Some(leader) = out.first().map(|r| r.index as usize) else { return };
-        self.last = Some(leader);
-        if measures.strategy == StrategyKind::Weighted
-            && let Some(credit) = self.credits.get_mut(leader)
-        {
-            credit.current = credit.current.saturating_sub(self.stake);
+        let Some(leader) = out.first().and_then(|r| facts.get(r.index as usize)) else { return };
+        self.last = Some(leader.slot);
+        if measures.strategy == StrategyKind::Weighted {
+            self.charge(leader, self.due);
         }
     }
+}
+
+/// The index of the first candidate behind a slot; the number of candidates if there is none.
+fn after(facts: &[CandidateFacts], slot: u32) -> usize {
+    facts.partition_point(|f| f.slot <= slot)
 }
 
 fn index_of(key: Key, base: usize, n: usize) -> usize {

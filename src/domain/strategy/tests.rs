@@ -4,6 +4,7 @@ use proptest::prelude::*;
 /// An open, healthy, tried and priced candidate.
 fn facts() -> CandidateFacts {
     CandidateFacts {
+        slot: 0,
         weight: 1,
         quality: 0.8,
         est_cost: Some(NanoUsd(1_000_000)),
@@ -33,14 +34,20 @@ fn fresh() -> CandidateFacts {
     CandidateFacts { ewma_ttft_us: None, samples: 0, ..facts() }
 }
 
+/// The same with their places in the list.
+fn listed(facts: &[CandidateFacts]) -> Vec<CandidateFacts> {
+    (0..).zip(facts).map(|(slot, f)| CandidateFacts { slot, ..*f }).collect()
+}
+
 fn order_of(kind: StrategyKind, facts: &[CandidateFacts], cursor: &mut Cursor, roll: f64) -> Vec<u32> {
     let mut out = Vec::new();
-    rank(kind, facts, cursor, roll, &mut out);
+    rank(kind, &listed(facts), cursor, roll, &mut out);
     out.iter().map(|r| r.index).collect()
 }
 
 /// How often each candidate leads in `n` rankings with evenly spread rolls.
 fn leaders(kind: StrategyKind, facts: &[CandidateFacts], n: u32) -> Vec<u32> {
+    let facts = &listed(facts);
     let mut cursor = Cursor::default();
     let mut out = Vec::new();
     let mut counts = vec![0; facts.len()];
@@ -125,7 +132,7 @@ fn a_balanced_ranking_weighs_failures_and_cost_as_set() {
     let settings = RankSettings { balanced: no_cost, ..RankSettings::default() };
     let order = Order { settings, ..Order::by(StrategyKind::Balanced) };
     let mut out = Vec::new();
-    rank_with(&order, &c, &mut Cursor::default(), 0.0, &mut out);
+    rank_with(&order, &listed(&c), &mut Cursor::default(), 0.0, &mut out);
     assert_eq!(out[0].index, 1);
     // 0.3 × cost 0, 0.2 × latency 0, 0.3 × 0.2, 0.2 × 0.4, of weights that sum to 1.
     rank(StrategyKind::Balanced, &[c[0]], &mut Cursor::default(), 0.0, &mut out);
@@ -137,7 +144,7 @@ fn a_quality_floor_moves_the_worse_behind_and_never_removes_them() {
     let ranked = |floor: f32, facts: &[CandidateFacts]| {
         let order = Order { min_quality: floor, ..Order::by(StrategyKind::CostBased) };
         let mut out = Vec::new();
-        let applied = rank_with(&order, facts, &mut Cursor::default(), 0.0, &mut out);
+        let applied = rank_with(&order, &listed(facts), &mut Cursor::default(), 0.0, &mut out);
         (out.iter().map(|r| r.index).collect::<Vec<_>>(), applied.floor_missed)
     };
     assert_eq!(ranked(0.85, &demo()), (vec![2, 3, 1, 0], false));
@@ -160,7 +167,7 @@ fn equals_below_the_floor_are_ranked_and_explored_as_ever() {
         let order = Order { min_quality: 0.7, ..Order::by(kind) };
         let mut out = Vec::new();
         let mut first = |roll| {
-            let applied = rank_with(&order, &c, &mut Cursor::default(), roll, &mut out);
+            let applied = rank_with(&order, &listed(&c), &mut Cursor::default(), roll, &mut out);
             assert!(applied.floor_missed);
             out[0].index
         };
@@ -197,8 +204,33 @@ fn weighted_turns_are_spread_and_not_in_bursts() {
     assert_eq!(turns, [0, 0, 1, 0, 2, 0, 0]);
 }
 
+/// A request with a cost ceiling has fewer candidates; that must not disturb the turns of those without.
 #[test]
-fn a_changed_weight_or_count_starts_the_credits_anew() {
+fn requests_that_some_cannot_serve_leave_the_others_turns_alone() {
+    let all = listed(&demo());
+    let few = [all[1], all[3]];
+    // Of each pair of requests: the weights' shares of the first plus those of the second.
+    let weighted = [7.0 / 12.0, 3.0 / 12.0 + 0.75, 1.0 / 12.0, 1.0 / 12.0 + 0.25];
+    // Turns go on behind the last leader, whoever it was: here the four take equal parts.
+    for (kind, expected) in [(StrategyKind::Weighted, weighted), (StrategyKind::RoundRobin, [0.5; 4])] {
+        let mut cursor = Cursor::default();
+        let mut out = Vec::new();
+        let mut led = [0; 4];
+        for _ in 0..12_000 {
+            rank(kind, &all, &mut cursor, 0.0, &mut out);
+            led[out[0].index as usize] += 1;
+            rank(kind, &few, &mut cursor, 0.0, &mut out);
+            led[[1, 3][out[0].index as usize]] += 1;
+        }
+        for (i, led) in led.into_iter().enumerate() {
+            let share = f64::from(led) / 12_000.0;
+            assert!((share - expected[i]).abs() < 0.001, "{} {i}: {share}", kind.as_str());
+        }
+    }
+}
+
+#[test]
+fn a_changed_weight_starts_the_credits_anew_and_a_changed_count_does_not_stop_the_turns() {
     let weighted = |w: &[u32]| w.iter().map(|&weight| CandidateFacts { weight, ..facts() }).collect::<Vec<_>>();
     let mut cursor = Cursor::default();
     order_of(StrategyKind::Weighted, &weighted(&[1_000_000, 1]), &mut cursor, 0.0);
@@ -218,7 +250,7 @@ fn a_blocked_candidate_comes_back_without_a_burst() {
     let mut out = Vec::new();
     c[0].blocked = true;
     for _ in 0..1_000 {
-        rank(StrategyKind::Weighted, &c, &mut cursor, 0.0, &mut out);
+        rank(StrategyKind::Weighted, &listed(&c), &mut cursor, 0.0, &mut out);
     }
     c[0].blocked = false;
     let led = (0..8).filter(|_| order_of(StrategyKind::Weighted, &c, &mut cursor, 0.0)[0] == 0).count();
@@ -291,7 +323,7 @@ fn a_blocked_or_too_poor_newcomer_is_not_explored() {
     for kind in [StrategyKind::LeastLatency, StrategyKind::Balanced] {
         for floor in [0.5, 0.95] {
             let order = Order { min_quality: floor, ..Order::by(kind) };
-            let applied = rank_with(&order, &[facts(), poor], &mut Cursor::default(), 0.0, &mut out);
+            let applied = rank_with(&order, &listed(&[facts(), poor]), &mut Cursor::default(), 0.0, &mut out);
             assert_eq!((out[0].index, applied.explored), (0, false), "{} {floor}", kind.as_str());
         }
     }
@@ -300,7 +332,7 @@ fn a_blocked_or_too_poor_newcomer_is_not_explored() {
 #[test]
 fn says_what_it_did() {
     let mut out = Vec::new();
-    let c = [facts(), fresh()];
+    let c = listed(&[facts(), fresh()]);
     let applied = rank(StrategyKind::LeastLatency, &c, &mut Cursor::default(), 0.0, &mut out);
     let expected = Applied { strategy: StrategyKind::LeastLatency, explored: true, floor_missed: false };
     assert_eq!(applied, expected);
@@ -347,7 +379,7 @@ prop_compose! {
         blocked in any::<bool>(),
     ) -> CandidateFacts {
         let est_cost = est_cost.map(NanoUsd);
-        CandidateFacts { weight, quality, est_cost, ewma_ttft_us: ewma, in_flight, failure_rate, samples, blocked }
+        CandidateFacts { slot: 0, weight, quality, est_cost, ewma_ttft_us: ewma, in_flight, failure_rate, samples, blocked }
     }
 }
 
@@ -372,7 +404,7 @@ proptest! {
         let mut cursor = Cursor::default();
         let mut out = Vec::new();
         for facts in &lists {
-            rank_with(&order, facts, &mut cursor, roll, &mut out);
+            rank_with(&order, &listed(facts), &mut cursor, roll, &mut out);
             let mut seen: Vec<u32> = out.iter().map(|r| r.index).collect();
             prop_assert!(out.iter().all(|r| !r.score.is_nan()));
             let blocked: Vec<bool> = seen.iter().map(|i| facts[*i as usize].blocked).collect();
