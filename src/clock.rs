@@ -6,11 +6,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 static ORIGIN: OnceLock<Instant> = OnceLock::new();
 
-/// The monotonic clock. Its origin is the first call, moved an hour back so that "long ago" has room below it.
+/// The monotonic clock. Its origin is the first call, moved ten years back so that "long ago", such as an
+/// operator's act of before the restart, has room below it.
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the monotonic clock")]
 pub fn now() -> Ts {
-    const HEAD_START_US: u64 = 3_600_000_000;
+    const HEAD_START_US: u64 = 10 * 366 * 86_400 * 1_000_000;
     let origin = *ORIGIN.get_or_init(Instant::now);
     Ts(HEAD_START_US + u64::try_from(origin.elapsed().as_micros()).unwrap_or(u64::MAX))
 }

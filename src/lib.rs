@@ -17,6 +17,7 @@
 //! - [`cli`]: one file per subcommand. [`app`] puts everything together and takes it down in order.
 
 pub mod actors;
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;

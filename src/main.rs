@@ -1,1 +1,7 @@
-fn main() {}
+//! The `breakwater` command.
+
+use breakwater::cli::{self, Exit};
+
+fn main() -> Exit {
+    cli::run()
+}

@@ -16,6 +16,7 @@ pub enum Block {
     Route,
     RetryBudget,
     Intelligent,
+    Strategies,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,6 +51,7 @@ impl fmt::Display for Change {
             Block::Route => "route",
             Block::RetryBudget => "retry_budget",
             Block::Intelligent => "intelligent",
+            Block::Strategies => "strategies",
         };
         f.write_str(block)?;
         if !self.name.is_empty() {
@@ -79,9 +81,14 @@ macro_rules! differing {
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     let (s, t) = (&old.server, &new.server);
-    let bound = differing!(s, t, listen, admin_listen, body_limit, tls, workers, max_in_flight);
+    let bound = differing!(s, t, listen, admin_listen, auth, tls, workers);
     once(&mut changes, Block::Server, bound, true);
-    once(&mut changes, Block::Server, differing!(s, t, auth, drain, deadline, metrics_auth), false);
+    once(
+        &mut changes,
+        Block::Server,
+        differing!(s, t, body_limit, max_in_flight, drain, deadline, metrics_auth),
+        false,
+    );
     once(&mut changes, Block::Store, differing!(&old.store, &new.store, path, durability, on_failure), true);
     let budget = differing!(&old.retry_budget, &new.retry_budget, ratio, min_per_second, window);
     once(&mut changes, Block::RetryBudget, budget, false);
@@ -97,6 +104,8 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         tiers
     );
     once(&mut changes, Block::Intelligent, fields, false);
+    let ranking = differing!(&old.ranking, &new.ranking, explore, balanced);
+    once(&mut changes, Block::Strategies, ranking, false);
     named(&mut changes, Block::Provider, &old.providers, &new.providers, provider);
     named(&mut changes, Block::Endpoint, &old.endpoints, &new.endpoints, endpoint);
     named(&mut changes, Block::Route, &old.routes, &new.routes, route);

@@ -1,4 +1,4 @@
-//! The `intelligent` block: thresholds, weights, term lists, quality floors and the tier table of the strategy `intelligent`.
+//! The blocks `strategies` and `intelligent`: how candidates are ranked; and the thresholds, weights, term lists, quality floors and the tier table of the strategy `intelligent`.
 //!
 //! Numbers and cells are read over the built-in ones; a list of terms replaces the built-in list. The rules between the settings
 //! are those of [`IntelligentSettings::faults`].
@@ -8,7 +8,7 @@ use crate::config::scalar::{share, whole, word};
 use crate::config::tree::Scalar;
 use crate::domain::complexity::{Lexicon, terms};
 use crate::domain::intelligent::{Cell, Cells, FeatureScale, IntelligentSettings, TierRow};
-use crate::domain::strategy::StrategyKind;
+use crate::domain::strategy::{RankSettings, StrategyKind};
 use std::sync::Arc;
 
 const MANY_TOKENS: u64 = 1_000_000_000;
@@ -45,6 +45,24 @@ pub fn read(root: &mut Section<'_>) -> IntelligentSettings {
         row(&mut s, "free", &mut c.tiers.free);
         row(&mut s, "capped", &mut c.tiers.capped);
         row(&mut s, "default", &mut c.tiers.default);
+    }
+    for (path, message) in c.faults() {
+        s.fault_below(&path, message);
+    }
+    c
+}
+
+/// Reads `strategies` at the top of the file: what all rankings share.
+pub fn ranking(root: &mut Section<'_>) -> RankSettings {
+    let mut c = RankSettings::default();
+    let Some(mut s) = root.section("strategies") else { return c };
+    s.set("explore", &mut c.explore, unit);
+    if let Some(mut s) = s.section("balanced") {
+        let w = &mut c.balanced;
+        s.set("cost", &mut w.cost, unit);
+        s.set("latency", &mut w.latency, unit);
+        s.set("quality", &mut w.quality, unit);
+        s.set("failure_rate", &mut w.failure_rate, unit);
     }
     for (path, message) in c.faults() {
         s.fault_below(&path, message);

@@ -99,6 +99,7 @@ fn read(root: &mut Section<'_>) -> Config {
     let store = server::store(root);
     let retry_budget = server::retry_budget(root);
     let intelligent = Arc::new(intelligent::read(root));
+    let ranking = intelligent::ranking(root);
     let (endpoint_defaults, route_defaults) = defaults(root);
     let providers: Providers = named(root, "providers")
         .into_iter()
@@ -122,6 +123,7 @@ fn read(root: &mut Section<'_>) -> Config {
         routes,
         retry_budget,
         intelligent,
+        ranking,
         warnings: Vec::new(),
     }
 }

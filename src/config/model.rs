@@ -8,7 +8,7 @@ use crate::domain::price::Price;
 use crate::domain::settings::{
     BreakerSettings, LimitSettings, ProbeSettings, RetryBudgetSettings, RetrySettings, TimeoutSettings,
 };
-use crate::domain::strategy::StrategyKind;
+use crate::domain::strategy::{RankSettings, StrategyKind};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ pub struct Config {
     pub routes: Vec<Arc<RouteConfig>>,
     pub retry_budget: RetryBudgetSettings,
     pub intelligent: Arc<IntelligentSettings>,
+    pub ranking: RankSettings,
     /// Not wrong, but worth saying at every start: unpriced endpoints, names that hide others, keys in the file.
     pub warnings: Vec<Fault>,
 }

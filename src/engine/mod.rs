@@ -1,1 +1,18 @@
+//! The path of one request: plan, gate, attempt, settle, answer. The only module that sees both actors and dialects.
 
+pub mod access;
+pub mod attempt;
+pub mod context;
+pub mod course;
+pub mod error;
+pub mod explain;
+pub mod gateway;
+pub mod hints;
+pub mod operations;
+pub mod probe;
+pub mod record;
+pub mod registry;
+pub mod relay;
+pub mod reports;
+pub mod serve;
+pub mod understand;

@@ -1,1 +1,51 @@
+//! The HTTP surface: the API for applications, the API for operators, health, metrics and the dashboard. It knows the engine and
+//! nothing below it.
 
+mod admin;
+mod applications;
+mod body;
+mod dashboard;
+mod guard;
+mod health;
+mod metrics;
+mod reports;
+mod respond;
+
+use crate::engine::error::{ApiError, Code};
+use actix_web::HttpResponse;
+use actix_web::web::{self, ServiceConfig};
+
+/// Everything that a listener may serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// One listener for all.
+    All,
+    /// Applications, health and metrics; operators have a listener of their own.
+    Applications,
+    /// Operators, dashboard, health and metrics.
+    Operators,
+}
+
+/// Registers the addresses of a surface.
+pub fn routes(surface: Surface) -> impl FnOnce(&mut ServiceConfig) {
+    move |config| {
+        config
+            .route("/health/live", web::get().to(health::live))
+            .route("/health/ready", web::get().to(health::ready))
+            .route("/metrics", web::get().to(health::metrics))
+            .route("/openapi.json", web::get().to(health::openapi));
+        if surface != Surface::Operators {
+            applications::routes(config);
+        }
+        if surface != Surface::Applications {
+            config.route("/", web::get().to(dashboard::page));
+            admin::routes(config);
+        }
+        config.default_service(web::to(nowhere));
+    }
+}
+
+async fn nowhere(request: actix_web::HttpRequest) -> HttpResponse {
+    let message = format!("nothing is served at {} {}", request.method(), request.path());
+    respond::error(&ApiError::new(Code::NotFound, message), None)
+}

@@ -1,0 +1,124 @@
+//! One Coordinator per HTTP worker, on the worker's own arbiter: it puts a route's candidates in order. It owns the strategies'
+//! cursors and draws the rolls; everything else it reads from the board.
+
+use crate::actors::messages::{Candidate, Plan, PlanRequest, Removed, RemovedWhy};
+use crate::domain::gate::Refusal;
+use crate::domain::intelligent;
+use crate::domain::strategy::{self, CandidateFacts, Cursors, Order, Ranked, StrategyKind};
+use crate::domain::usage::Usage;
+use actix::{Actor, Context, Handler};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Routes whose cursors are kept; beyond it all start anew.
+const MAX_CURSORS: usize = 16_384;
+
+#[derive(Default)]
+pub struct Coordinator {
+    /// By route.
+    cursors: HashMap<Arc<str>, Cursors>,
+    /// Reused between requests: index into the route's cells, and the refusal that goes with each fact.
+    kept: Vec<(usize, Option<Refusal>)>,
+    facts: Vec<CandidateFacts>,
+    ranked: Vec<Ranked>,
+}
+
+impl Actor for Coordinator {
+    type Context = Context<Self>;
+}
+
+impl Handler<PlanRequest> for Coordinator {
+    type Result = Plan;
+
+    fn handle(&mut self, request: PlanRequest, _: &mut Self::Context) -> Plan {
+        self.plan(request, fastrand::f64())
+    }
+}
+
+impl Coordinator {
+    /// Ranks the candidates of one request; `roll` is in 0..1.
+    pub fn plan(&mut self, request: PlanRequest, roll: f64) -> Plan {
+        let removed = self.collect(&request);
+        let asked = request.strategy.unwrap_or(request.route.strategy);
+        let mut plan = Plan {
+            strategy: asked,
+            rule: None,
+            explored: false,
+            complexity: None,
+            candidates: Vec::new(),
+            removed,
+            route: request.route,
+        };
+        let mut order = Order { strategy: asked, min_quality: 0.0, settings: request.config.ranking };
+        if let (StrategyKind::Intelligent, Some(complexity)) = (asked, request.complexity) {
+            let choice = intelligent::decide(&request.config.intelligent, complexity, &request.hints);
+            order = choice.order(request.config.ranking);
+            plan.rule = Some(choice.rule);
+            plan.complexity = Some(complexity);
+        }
+        if self.cursors.len() >= MAX_CURSORS {
+            self.cursors.clear();
+        }
+        let cursors = self.cursors.entry(Arc::clone(&plan.route.name)).or_default();
+        let applied = strategy::rank_with(&order, &self.facts, cursors.of(order.strategy), roll, &mut self.ranked);
+        plan.strategy = applied.strategy;
+        plan.explored = applied.explored;
+        plan.candidates = self
+            .ranked
+            .iter()
+            .filter_map(|ranked| {
+                let slot = ranked.index as usize;
+                let (index, refusal) = self.kept.get(slot)?;
+                let facts = self.facts.get(slot)?;
+                Some(Candidate { index: *index, score: ranked.score, facts: *facts, refusal: *refusal })
+            })
+            .collect();
+        if request.no_fallback {
+            let others = plan.candidates.drain(1.min(plan.candidates.len())..);
+            plan.removed.extend(others.map(|c| Removed { index: c.index, why: RemovedWhy::NoFallback }));
+        }
+        plan
+    }
+
+    /// Fills `kept` and `facts` with the route's candidates that may serve this request, and returns the others.
+    fn collect(&mut self, request: &PlanRequest) -> Vec<Removed> {
+        self.kept.clear();
+        self.facts.clear();
+        let mut removed = Vec::new();
+        let tokens = request.prompt_tokens.saturating_add(request.completion_tokens);
+        let usage = Usage { input: request.prompt_tokens, output: request.completion_tokens, ..Usage::default() };
+        for (index, cell) in request.route.cells.iter().enumerate() {
+            let config = cell.config();
+            let est_cost = config.price.as_ref().map(|p| p.cost(&usage));
+            let why = match (request.hints.max_cost, est_cost) {
+                (Some(_), None) => Some(RemovedWhy::Unpriced),
+                (Some(most), Some(estimate)) if estimate > most => Some(RemovedWhy::OverMaxCost { estimate }),
+                _ => config
+                    .context
+                    .filter(|context| request.prompt_tokens > *context)
+                    .map(|context| RemovedWhy::ContextTooShort { context }),
+            };
+            if let Some(why) = why {
+                removed.push(Removed { index, why });
+                continue;
+            }
+            let (refusal, figures, in_flight) = {
+                let hot = cell.hot.lock();
+                (hot.gate.peek(request.now, tokens, true), hot.figures, hot.gate.in_flight())
+            };
+            self.facts.push(CandidateFacts {
+                weight: config.weight,
+                quality: config.quality as f32,
+                est_cost,
+                ewma_ttft_us: figures.ewma_ttft_us.map(|us| us as f32),
+                in_flight,
+                failure_rate: figures.failure_rate,
+                // An average without a time to first token behind it (whole answers only) is history all the same.
+                samples: figures.samples.max(u64::from(figures.ewma_ttft_us.is_some())),
+                blocked: refusal.is_some(),
+            });
+            self.kept.push((index, refusal));
+        }
+        removed
+    }
+}

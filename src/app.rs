@@ -1,0 +1,314 @@
+//! The composition root: puts the store, the actors, the engine and the HTTP servers together, and takes them down in order:
+//! readiness off, nothing new taken, what runs finishes or is told, actors write their checkpoints, the ledger is flushed.
+
+use crate::actors::events::Events;
+use crate::actors::ledger::LedgerHandle;
+use crate::actors::messages::{Retire, StandDown};
+use crate::actors::supervisor::Supervisor;
+use crate::clock;
+use crate::config::model::{Config, TlsFiles};
+use crate::domain::key::VirtualKey;
+use crate::engine::access::Access;
+use crate::engine::gateway::{Gateway, Worker};
+use crate::engine::probe;
+use crate::http::{self, Surface};
+use crate::store::{Area, OpenOptions, OpenReport, Store, StoreError};
+use actix::{Actor, Arbiter};
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::{App, HttpServer, web};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::fmt;
+use std::fs::OpenOptions as FileOptions;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Idle connections of clients are kept this long.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// A request's head must be complete within this.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// After the drain period: for error events to reach their clients.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What a gateway is started with.
+pub struct Startup {
+    pub config: Config,
+    /// `None`: there is no file to reload.
+    pub config_path: Option<PathBuf>,
+    /// `None`: made at the first start and kept in the store's folder.
+    pub admin_token: Option<String>,
+    pub accept_ledger_loss: bool,
+    pub test_hooks: bool,
+}
+
+/// Why a gateway did not start or did not end well, by what the operator should do.
+#[derive(Debug)]
+pub enum AppError {
+    /// The store cannot be used: its error says why.
+    Store(StoreError),
+    /// The store is behind its high-water mark, or damaged: look first, then accept the loss if it must be.
+    StoreIncomplete(Vec<String>),
+    /// An address cannot be listened at.
+    Listen(SocketAddr, std::io::Error),
+    /// Certificate or key cannot be used.
+    Tls(String),
+    /// Anything else that the system refused.
+    System(String),
+}
+
+impl fmt::Display for AppError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(e) => write!(f, "{e}"),
+            Self::StoreIncomplete(missing) => {
+                write!(f, "the store is incomplete: {}; ", missing.join("; "))?;
+                f.write_str("restore it, or start with --accept-ledger-loss to go on without what is missing")
+            }
+            Self::Listen(addr, e) => write!(f, "cannot listen at {addr}: {e}"),
+            Self::Tls(e) => write!(f, "server.tls: {e}"),
+            Self::System(e) => f.write_str(e),
+        }
+    }
+}
+
+impl From<StoreError> for AppError {
+    fn from(e: StoreError) -> Self {
+        Self::Store(e)
+    }
+}
+
+/// Where a running gateway can be reached.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
+    pub scheme: &'static str,
+    /// Where the admin token was written, if Breakwater made it.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Runs a gateway until SIGTERM or SIGINT, inside an actix system. `ready` is told the addresses once requests are welcome.
+///
+/// # Errors
+/// Why it did not start, or what could not be written at its end.
+pub async fn run(startup: Startup, ready: impl FnOnce(&Addresses)) -> Result<(), AppError> {
+    let config = Arc::new(startup.config);
+    let (store, report) = open_store(&config.store.path, startup.accept_ledger_loss)?;
+    tell_opening(&report);
+    let (token, token_file) = admin_token(startup.admin_token, &config.store.path)?;
+    let access = Access::new(config.server.auth, &token, stored_keys(&store)?);
+    let ledger = LedgerHandle::new(
+        store.ledger_writer()?,
+        store.reader(),
+        store.state(),
+        config.store.durability,
+        config.store.on_failure,
+    );
+    drop(store);
+    let ledger_arbiter = Arbiter::new();
+    let events = Events::default();
+    let supervisor = Supervisor::new(ledger.clone(), ledger_arbiter.handle(), events.clone()).start();
+    let gateway = Arc::new(Gateway::new(
+        Arc::clone(&config),
+        ledger,
+        events,
+        supervisor,
+        access,
+        startup.config_path,
+        startup.test_hooks,
+    ));
+    gateway.start_endpoints().map_err(AppError::System)?;
+    let tls = config.server.tls.as_ref().map(tls_config).transpose()?;
+    let (servers, mut addresses) = listen(&gateway, &config, tls.as_ref())?;
+    addresses.token_file = token_file;
+    let handles: Vec<ServerHandle> = servers.iter().map(Server::handle).collect();
+    let probing = actix::spawn(probe::run(Arc::clone(&gateway)));
+    let serving: Vec<_> = servers.into_iter().map(actix::spawn).collect();
+    ready(&addresses);
+    wait_for_signal().await?;
+    probing.abort();
+    stop(&gateway, &handles).await;
+    for server in serving {
+        if let Ok(Err(e)) = server.await {
+            tracing::error!(error = %e, "a listener ended badly");
+        }
+    }
+    close(&gateway).await?;
+    ledger_arbiter.stop();
+    Ok(())
+}
+
+fn open_store(path: &Path, accept_ledger_loss: bool) -> Result<(Store, OpenReport), AppError> {
+    let options = OpenOptions { accept_ledger_loss, ..OpenOptions::at(path, clock::wall()) };
+    let (store, report) = Store::open(&options)?;
+    if store.read_only().is_some() {
+        return Err(AppError::StoreIncomplete(report.missing));
+    }
+    Ok((store, report))
+}
+
+fn tell_opening(report: &OpenReport) {
+    let OpenReport { last_seq, reapplied_rows, skipped_records, .. } = report;
+    tracing::info!(last_seq, reapplied_rows, skipped_records, created = report.created, "store opened");
+    for what in &report.missing {
+        tracing::error!(what, "the store has lost something");
+    }
+    for path in &report.set_aside {
+        tracing::warn!(path = %path.display(), "a broken part of the store was set aside");
+    }
+}
+
+fn stored_keys(store: &Store) -> Result<Vec<VirtualKey>, AppError> {
+    let stored = store.state().list(Area::Key)?.into_iter();
+    Ok(stored
+        .filter_map(|(id, bytes)| {
+            let read = VirtualKey::from_bytes(&bytes);
+            read.inspect_err(|e| tracing::error!(id, error = e, "a stored key cannot be read")).ok()
+        })
+        .collect())
+}
+
+/// The admin token: given, or read from the store's folder, or made there (mode 0600).
+fn admin_token(given: Option<String>, store: &Path) -> Result<(String, Option<PathBuf>), AppError> {
+    if let Some(token) = given {
+        return Ok((token, None));
+    }
+    let path = store.join("admin.token");
+    let failed = |e: std::io::Error| AppError::System(format!("{}: {e}", path.display()));
+    match std::fs::File::open(&path) {
+        Ok(mut file) => {
+            let mut text = String::new();
+            file.read_to_string(&mut text).map_err(failed)?;
+            if text.trim().is_empty() {
+                return Err(AppError::System(format!(
+                    "{} is empty: remove it, and a new token is made",
+                    path.display()
+                )));
+            }
+            Ok((text.trim().to_owned(), Some(path)))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let mut bytes = [0; 32];
+            getrandom::fill(&mut bytes).map_err(|e| AppError::System(format!("no random bytes: {e}")))?;
+            let token = crate::domain::key::KeySecret::from_random(&bytes).reveal().to_owned();
+            let file = FileOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            file.and_then(|mut f| writeln!(f, "{token}")).map_err(failed)?;
+            Ok((token, Some(path)))
+        }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// Binds the listeners and builds their servers.
+fn listen(
+    gateway: &Arc<Gateway>,
+    config: &Config,
+    tls: Option<&rustls::ServerConfig>,
+) -> Result<(Vec<Server>, Addresses), AppError> {
+    let (main, listen) = bind(config.server.listen)?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let mut addresses = Addresses { listen, admin: listen, scheme, token_file: None };
+    let workers = config.server.workers;
+    let Some(admin) = config.server.admin_listen else {
+        return Ok((vec![server(gateway, main, Surface::All, workers, config, tls)?], addresses));
+    };
+    let (admin, at) = bind(admin)?;
+    addresses.admin = at;
+    let servers = vec![
+        server(gateway, main, Surface::Applications, workers, config, tls)?,
+        server(gateway, admin, Surface::Operators, Some(1), config, tls)?,
+    ];
+    Ok((servers, addresses))
+}
+
+fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {
+    let listener = TcpListener::bind(addr).map_err(|e| AppError::Listen(addr, e))?;
+    let bound = listener.local_addr().map_err(|e| AppError::Listen(addr, e))?;
+    Ok((listener, bound))
+}
+
+fn server(
+    gateway: &Arc<Gateway>,
+    listener: TcpListener,
+    surface: Surface,
+    workers: Option<usize>,
+    config: &Config,
+    tls: Option<&rustls::ServerConfig>,
+) -> Result<Server, AppError> {
+    let gateway = Arc::clone(gateway);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let drain = config.server.drain + LAST_WORDS;
+    let server = HttpServer::new(move || {
+        // This runs once on each worker's thread: what it makes is that worker's own.
+        let worker = Worker::start(Arc::clone(&gateway));
+        App::new().app_data(web::Data::new(worker)).configure(http::routes(surface))
+    })
+    .workers(workers.unwrap_or(cores))
+    .keep_alive(KEEP_ALIVE)
+    .client_request_timeout(HEAD_TIME)
+    .h1_allow_half_closed(false)
+    .tcp_nodelay(true)
+    .shutdown_timeout(drain.as_secs())
+    .disable_signals();
+    let addr = config.server.listen;
+    let bound = match tls {
+        Some(tls) => server.listen_rustls_0_23(listener, tls.clone()),
+        None => server.listen(listener),
+    };
+    Ok(bound.map_err(|e| AppError::Listen(addr, e))?.run())
+}
+
+fn tls_config(files: &TlsFiles) -> Result<rustls::ServerConfig, AppError> {
+    let at = |path: &Path, e: String| AppError::Tls(format!("{}: {e}", path.display()));
+    let chain = CertificateDer::pem_file_iter(&files.cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = chain.map_err(|e| at(&files.cert, e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| at(&files.key, e.to_string()))?;
+    let builder = rustls::ServerConfig::builder().with_no_client_auth();
+    builder.with_single_cert(chain, key).map_err(|e| at(&files.cert, e.to_string()))
+}
+
+async fn wait_for_signal() -> Result<(), AppError> {
+    let failed = |e: std::io::Error| AppError::System(format!("signals: {e}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = name, "stopping");
+    Ok(())
+}
+
+/// Takes nothing new and lets what runs finish, for the drain period; then streams are told that it is over.
+async fn stop(gateway: &Arc<Gateway>, handles: &[ServerHandle]) {
+    gateway.drain();
+    let drain = gateway.config().server.drain;
+    let graceful = futures_util::future::join_all(handles.iter().map(|h| h.stop(true)));
+    tokio::pin!(graceful);
+    if tokio::time::timeout(drain, &mut graceful).await.is_err() {
+        tracing::warn!(in_flight = gateway.in_flight(), "the drain period is over: ending what still runs");
+        gateway.stop_streams();
+        if tokio::time::timeout(LAST_WORDS, graceful).await.is_err() {
+            futures_util::future::join_all(handles.iter().map(|h| h.stop(false))).await;
+        }
+    }
+}
+
+/// Has every actor write its checkpoint, then flushes the ledger.
+async fn close(gateway: &Arc<Gateway>) -> Result<(), AppError> {
+    const ACTOR_TIME: Duration = Duration::from_secs(2);
+    let _ = gateway.supervisor.send(StandDown).await;
+    let actors: Vec<_> = gateway.board.topology().cells.iter().filter_map(|c| c.actor()).collect();
+    let retired = futures_util::future::join_all(actors.iter().map(|a| a.send(Retire)));
+    if tokio::time::timeout(ACTOR_TIME, retired).await.is_err() {
+        tracing::error!("not every endpoint wrote its last checkpoint");
+    }
+    gateway.ledger.drain().map_err(AppError::System)?;
+    tracing::info!(rows = gateway.ledger.status().durable_seq, "stopped");
+    Ok(())
+}

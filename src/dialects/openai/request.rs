@@ -1,0 +1,341 @@
+//! A chat completion request: what routing needs of it, and the bytes that go upstream.
+//!
+//! It is parsed once and borrowed. Every member that Breakwater does not know passes through as the bytes it came as; `model` is
+//! replaced, `breakwater` never leaves, and a streamed request always asks for usage.
+
+use crate::dialects::members::{Members, Text, is_too_deep};
+use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+/// The request is at fault: what is wrong, and in which member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRequest {
+    pub message: String,
+    pub param: Option<String>,
+}
+
+fn bad(param: &str, message: impl Into<String>) -> BadRequest {
+    BadRequest { message: message.into(), param: Some(param.into()) }
+}
+
+#[derive(Debug)]
+pub struct ChatRequest<'a> {
+    members: Members<'a>,
+    pub model: Cow<'a, str>,
+    pub stream: bool,
+    /// The client asked for the usage chunk itself.
+    pub wants_usage: bool,
+    pub max_tokens: Option<u64>,
+    /// Answers asked for.
+    pub n: u64,
+    pub has_tools: bool,
+    pub messages: Vec<Message<'a>>,
+    /// The `breakwater` member: hints.
+    pub hints: Option<&'a RawValue>,
+}
+
+/// A message's texts; images and the like are left out.
+#[derive(Debug, Deserialize)]
+pub struct Message<'a> {
+    #[serde(borrow)]
+    role: Text<'a>,
+    #[serde(borrow, default)]
+    content: Content<'a>,
+}
+
+impl<'a> Message<'a> {
+    #[must_use]
+    pub fn is_from_user(&self) -> bool {
+        self.role.0 == "user"
+    }
+
+    /// Tells the model how to behave: the same for each request of an application.
+    #[must_use]
+    pub fn is_instruction(&self) -> bool {
+        matches!(&*self.role.0, "system" | "developer")
+    }
+
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.content.0.iter().map(|t| &**t)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Content<'a>(Vec<Cow<'a, str>>);
+
+#[derive(Deserialize)]
+struct Part<'a> {
+    #[serde(borrow, default)]
+    text: Option<Text<'a>>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Content<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string, an array of content parts, or null")
+            }
+            fn visit_borrowed_str<E>(self, s: &'de str) -> Result<Self::Value, E> {
+                Ok(Content(vec![Cow::Borrowed(s)]))
+            }
+            fn visit_str<E>(self, s: &str) -> Result<Self::Value, E> {
+                Ok(Content(vec![Cow::Owned(s.to_owned())]))
+            }
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Content::default())
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(part) = seq.next_element::<Part>()? {
+                    texts.extend(part.text.map(|t| t.0));
+                }
+                Ok(Content(texts))
+            }
+        }
+        deserializer.deserialize_any(Collect)
+    }
+}
+
+const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
+/// Numbers with the range that the API documents: (member, least, most).
+const RANGES: [(&str, f64, f64); 7] = [
+    ("temperature", 0.0, 2.0),
+    ("top_p", 0.0, 1.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
+    ("top_logprobs", 0.0, 20.0),
+    ("n", 1.0, 128.0),
+    ("max_tokens", 1.0, 1e9),
+];
+
+impl<'a> ChatRequest<'a> {
+    /// Reads a request body.
+    ///
+    /// # Errors
+    /// The first fault found, with the member's name where there is one.
+    pub fn parse(body: &'a [u8]) -> Result<Self, BadRequest> {
+        let whole = |message: String| BadRequest { message, param: None };
+        if body.iter().all(u8::is_ascii_whitespace) {
+            return Err(whole("the body is empty; send a JSON object".into()));
+        }
+        let text = std::str::from_utf8(body)
+            .map_err(|e| whole(format!("the body is not UTF-8 (byte {})", e.valid_up_to())))?;
+        if is_too_deep(text) {
+            return Err(whole("the body is nested deeper than 128 levels".into()));
+        }
+        let members: Members =
+            serde_json::from_str(text).map_err(|e| whole(format!("the body is not a JSON object: {e}")))?;
+        if let Some(name) = members.duplicate() {
+            return Err(bad(name, format!("`{name}` stands twice in the body")));
+        }
+        let model = match members.get("model").map(|v| serde_json::from_str::<Text>(v.get())) {
+            Some(Ok(model)) if !model.0.is_empty() => model.0,
+            Some(_) => return Err(bad("model", "`model` must be a non-empty string")),
+            None => return Err(bad("model", "`model` is missing; GET /v1/models lists what can be asked for")),
+        };
+        let stream = flag(&members, "stream")?.unwrap_or(false);
+        for (name, least, most) in RANGES {
+            number(&members, name, least, most)?;
+        }
+        number(&members, "max_completion_tokens", 1.0, 1e9)?;
+        let messages = read_messages(&members)?;
+        Ok(Self {
+            model,
+            stream,
+            wants_usage: wants_usage(&members)?,
+            max_tokens: whole_number(&members, "max_completion_tokens")?.or(whole_number(&members, "max_tokens")?),
+            n: whole_number(&members, "n")?.unwrap_or(1),
+            has_tools: members.get("tools").is_some_and(|t| t.get() != "null"),
+            messages,
+            hints: members.get("breakwater").filter(|v| v.get() != "null"),
+            members,
+        })
+    }
+
+    /// The body for an upstream that calls the model `model`.
+    #[must_use]
+    pub fn upstream_body(&self, model: &str) -> Vec<u8> {
+        let size: usize = self.members.0.iter().map(|(k, v)| k.len() + v.get().len() + 8).sum();
+        let mut out = Vec::with_capacity(size + model.len() + 48);
+        out.push(b'{');
+        let mut asked_usage = !self.stream;
+        for (key, value) in &self.members.0 {
+            let value: Cow<str> = match &**key {
+                "breakwater" => continue,
+                "model" => quoted(model).into(),
+                "stream_options" if self.stream => {
+                    asked_usage = true;
+                    with_usage(value)
+                }
+                _ => value.get().into(),
+            };
+            member(&mut out, key, &value);
+        }
+        if !asked_usage {
+            member(&mut out, "stream_options", r#"{"include_usage":true}"#);
+        }
+        out.push(b'}');
+        out
+    }
+}
+
+fn member(out: &mut Vec<u8>, key: &str, value: &str) {
+    if out.len() > 1 {
+        out.push(b',');
+    }
+    out.extend_from_slice(quoted(key).as_bytes());
+    out.push(b':');
+    out.extend_from_slice(value.as_bytes());
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// The client's stream options with usage switched on.
+fn with_usage(options: &RawValue) -> Cow<'static, str> {
+    let mut map: serde_json::Map<String, serde_json::Value> = serde_json::from_str(options.get()).unwrap_or_default();
+    map.insert("include_usage".into(), true.into());
+    serde_json::Value::Object(map).to_string().into()
+}
+
+fn flag(members: &Members, name: &str) -> Result<Option<bool>, BadRequest> {
+    match members.get(name).map(RawValue::get) {
+        None | Some("null") => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(_) => Err(bad(name, format!("`{name}` must be true or false"))),
+    }
+}
+
+fn number(members: &Members, name: &str, least: f64, most: f64) -> Result<Option<f64>, BadRequest> {
+    let Some(raw) = members.get(name).map(RawValue::get).filter(|v| *v != "null") else { return Ok(None) };
+    let value: Option<f64> = serde_json::from_str(raw).ok();
+    value.filter(|v| (least..=most).contains(v)).map(Some).ok_or_else(|| {
+        let most = if most >= 1e9 { "1000000000".into() } else { most.to_string() };
+        bad(name, format!("`{name}` must be a number from {least} to {most}"))
+    })
+}
+
+fn whole_number(members: &Members, name: &str) -> Result<Option<u64>, BadRequest> {
+    let Some(raw) = members.get(name).map(RawValue::get).filter(|v| *v != "null") else { return Ok(None) };
+    serde_json::from_str(raw).map(Some).map_err(|_| bad(name, format!("`{name}` must be a whole number")))
+}
+
+fn wants_usage(members: &Members) -> Result<bool, BadRequest> {
+    #[derive(Deserialize)]
+    struct Options {
+        #[serde(default)]
+        include_usage: Option<bool>,
+    }
+    let Some(raw) = members.get("stream_options").filter(|v| v.get() != "null") else { return Ok(false) };
+    let options: Options = serde_json::from_str(raw.get())
+        .map_err(|_| bad("stream_options", "`stream_options` must be an object such as {\"include_usage\": true}"))?;
+    Ok(options.include_usage.unwrap_or(false))
+}
+
+fn read_messages<'a>(members: &Members<'a>) -> Result<Vec<Message<'a>>, BadRequest> {
+    let Some(raw) = members.get("messages") else {
+        return Err(bad("messages", "`messages` is missing; send an array of {\"role\", \"content\"}"));
+    };
+    match serde_json::from_str::<Vec<Message>>(raw.get()) {
+        Ok(messages) if messages.is_empty() => Err(bad("messages", "`messages` must not be empty")),
+        Ok(messages) => match messages.iter().position(|m| !ROLES.contains(&&*m.role.0)) {
+            None => Ok(messages),
+            Some(i) => Err(bad(&format!("messages[{i}].role"), format!("`role` must be one of {}", ROLES.join(", ")))),
+        },
+        Err(_) => Err(explain_messages(raw)),
+    }
+}
+
+/// Finds which message is at fault; only called when one is.
+fn explain_messages(raw: &RawValue) -> BadRequest {
+    let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else {
+        return bad("messages", "`messages` must be an array of {\"role\", \"content\"}");
+    };
+    for (i, item) in items.iter().enumerate() {
+        let at = format!("messages[{i}]");
+        let Ok(fields) = serde_json::from_str::<Members>(item.get()) else {
+            return bad(&at, format!("`{at}` must be an object with a role and a content"));
+        };
+        match fields.get("role").map(|r| serde_json::from_str::<Text>(r.get())) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => return bad(&format!("{at}.role"), "`role` must be a string"),
+            None => return bad(&format!("{at}.role"), "`role` is missing"),
+        }
+        if let Some(e) = fields.get("content").and_then(|c| serde_json::from_str::<Content>(c.get()).err()) {
+            return bad(&format!("{at}.content"), format!("`content` is malformed: {e}"));
+        }
+    }
+    bad("messages", "`messages` is malformed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(body: &str) -> (String, Option<String>) {
+        let e = ChatRequest::parse(body.as_bytes()).unwrap_err();
+        (e.message, e.param)
+    }
+
+    #[test]
+    fn names_the_member_at_fault() {
+        let ok = r#"{"role":"user","content":"hi"}"#;
+        for (body, param) in [
+            (String::new(), None),
+            ("{".into(), None),
+            ("[]".into(), None),
+            (r#"{"messages":[]}"#.into(), Some("model")),
+            (r#"{"model":1,"messages":[]}"#.into(), Some("model")),
+            (r#"{"model":"m"}"#.into(), Some("messages")),
+            (r#"{"model":"m","messages":null}"#.into(), Some("messages")),
+            (r#"{"model":"m","messages":"hi"}"#.into(), Some("messages")),
+            (r#"{"model":"m","messages":[]}"#.into(), Some("messages")),
+            (format!(r#"{{"model":"m","messages":[{ok},7]}}"#), Some("messages[1]")),
+            (r#"{"model":"m","messages":[{"content":""}]}"#.into(), Some("messages[0].role")),
+            (r#"{"model":"m","messages":[{"role":3}]}"#.into(), Some("messages[0].role")),
+            (r#"{"model":"m","messages":[{"role":"king","content":""}]}"#.into(), Some("messages[0].role")),
+            (r#"{"model":"m","messages":[{"role":"user","content":5}]}"#.into(), Some("messages[0].content")),
+            (format!(r#"{{"model":"m","stream":"yes","messages":[{ok}]}}"#), Some("stream")),
+            (format!(r#"{{"model":"m","temperature":3,"messages":[{ok}]}}"#), Some("temperature")),
+            (format!(r#"{{"model":"m","n":0,"messages":[{ok}]}}"#), Some("n")),
+            (format!(r#"{{"model":"m","max_tokens":-1,"messages":[{ok}]}}"#), Some("max_tokens")),
+            (format!(r#"{{"model":"m","max_tokens":1.5,"messages":[{ok}]}}"#), Some("max_tokens")),
+            (format!(r#"{{"model":"m","model":"n","messages":[{ok}]}}"#), Some("model")),
+        ] {
+            assert_eq!(fault(&body).1.as_deref(), param, "{body}");
+        }
+        assert!(ChatRequest::parse(b"\xff{}").unwrap_err().message.contains("UTF-8"));
+        let deep = format!(r#"{{"model":"m","x":{}1{},"messages":[{ok}]}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert!(fault(&deep).0.contains("nested"));
+    }
+
+    #[test]
+    fn only_what_must_change_changes() {
+        let body = br#"{ "model":"auto", "messages":[{"role":"user","content":[{"type":"text","text":"a\"b"},{"type":"image_url"}]}],
+            "seed": 1.0e2, "stream":true, "breakwater":{"tier":"free"}, "unknown":{"k":[1, 2]} }"#;
+        let request = ChatRequest::parse(body).unwrap();
+        assert_eq!(request.messages[0].texts().collect::<Vec<_>>(), ["a\"b"]);
+        assert!(request.stream && !request.wants_usage && request.hints.is_some());
+        let sent = String::from_utf8(request.upstream_body("vendor/m")).unwrap();
+        assert_eq!(
+            sent,
+            r#"{"model":"vendor/m","messages":[{"role":"user","content":[{"type":"text","text":"a\"b"},{"type":"image_url"}]}],"seed":1.0e2,"stream":true,"unknown":{"k":[1, 2]},"stream_options":{"include_usage":true}}"#
+        );
+    }
+
+    #[test]
+    fn stream_options_of_the_client_are_kept() {
+        let body = br#"{"model":"m","messages":[{"role":"user","content":null}],"stream":true,"stream_options":{"x":1,"include_usage":false}}"#;
+        let request = ChatRequest::parse(body).unwrap();
+        let sent: serde_json::Value = serde_json::from_slice(&request.upstream_body("m")).unwrap();
+        assert_eq!(sent["stream_options"], serde_json::json!({"x": 1, "include_usage": true}));
+        assert!(!request.wants_usage);
+    }
+}

@@ -1,0 +1,178 @@
+//! One attempt at one endpoint. Whatever ends it, it is settled once: the permit reports to the endpoint's actor, the ledger gets
+//! its row, the request's record its step. Dropped without a verdict, it was cancelled by the caller.
+
+use crate::actors::permit::{Permit, Report};
+use crate::clock;
+use crate::config::model::EndpointConfig;
+use crate::domain::ledger::Entry;
+use crate::domain::money::NanoUsd;
+use crate::domain::outcome::Outcome;
+use crate::domain::time::{Ts, micros};
+use crate::domain::usage::{Usage, UsageSource};
+use crate::engine::context::{CostState, RequestContext};
+use crate::engine::record::{Step, ms};
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Bytes of generated text that make about one token, where the upstream reports no usage.
+const BYTES_PER_TOKEN: u64 = 4;
+/// In `strict` durability: how long an answer waits for a store that does not write. Then it is served and counted.
+const STRICT_WAIT: Duration = Duration::from_secs(2);
+
+/// What has been seen of the answer so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    pub http_status: u16,
+    pub first_content: Option<Ts>,
+    pub usage: Option<Usage>,
+    pub text_bytes: u64,
+}
+
+pub struct Attempt {
+    ctx: Rc<RequestContext>,
+    permit: Option<Permit>,
+    pub config: Arc<EndpointConfig>,
+    number: u32,
+    /// Strategy and rank.
+    decision: Arc<str>,
+    pub seen: Seen,
+}
+
+/// A settled attempt; in `strict` durability its row may not be on disk yet.
+#[must_use]
+pub struct Settled(Option<oneshot::Receiver<Result<(), String>>>);
+
+impl Settled {
+    /// Nothing to wait for: a stream is settled at its end.
+    pub fn nothing() -> Self {
+        Self(None)
+    }
+
+    /// Waits until the row is on disk, where the configuration promises that.
+    pub async fn durable(self) {
+        if let Some(wait) = self.0
+            && tokio::time::timeout(STRICT_WAIT, wait).await.is_err()
+        {
+            tracing::error!("an answer left before its ledger row was on disk: the store does not write");
+        }
+    }
+}
+
+impl Attempt {
+    #[must_use]
+    pub fn start(ctx: &Rc<RequestContext>, permit: Permit, config: Arc<EndpointConfig>, decision: Arc<str>) -> Self {
+        let number = ctx.attempt_started();
+        Self { ctx: Rc::clone(ctx), permit: Some(permit), config, number, decision, seen: Seen::default() }
+    }
+
+    #[must_use]
+    pub fn context(&self) -> &Rc<RequestContext> {
+        &self.ctx
+    }
+
+    /// When the attempt was admitted.
+    #[must_use]
+    pub fn started(&self) -> Ts {
+        self.permit.as_ref().map_or_else(clock::now, Permit::started)
+    }
+
+    /// The attempt came to `outcome`; `message` is for the record, `retry_after` what a 429 or 503 asked for.
+    pub fn settle(mut self, outcome: Outcome, message: &str, retry_after: Option<Duration>) -> Settled {
+        self.conclude(outcome, message, retry_after)
+    }
+
+    /// Usage, where it is from, and what it costs.
+    fn bill(&self, outcome: Outcome) -> (Usage, UsageSource, Option<NanoUsd>) {
+        let (usage, source) = match self.seen.usage {
+            Some(usage) => (usage, UsageSource::Reported),
+            None if outcome == Outcome::Success || self.seen.text_bytes > 0 => {
+                let output = self.seen.text_bytes.div_ceil(BYTES_PER_TOKEN);
+                (Usage { input: self.ctx.prompt_tokens, output, ..Usage::default() }, UsageSource::Estimated)
+            }
+            None => (Usage::default(), UsageSource::None),
+        };
+        let cost = match &self.config.price {
+            Some(price) => Some(price.cost(&usage)),
+            None => (usage.total() == 0).then_some(NanoUsd::ZERO),
+        };
+        (usage, source, cost)
+    }
+
+    /// What the attempt costs if it succeeds with what has been seen; `None` when unpriced.
+    #[must_use]
+    pub fn expected_cost(&self) -> Option<NanoUsd> {
+        self.bill(Outcome::Success).2
+    }
+
+    fn conclude(&mut self, outcome: Outcome, message: &str, retry_after: Option<Duration>) -> Settled {
+        let Some(permit) = self.permit.take() else { return Settled(None) };
+        let now = clock::now();
+        let started = permit.started();
+        let ttft_us = self.seen.first_content.map(|at| micros(at.since(started)));
+        let (usage, source, cost) = self.bill(outcome);
+        permit.finish(now, &Report { outcome, ttft_us, usage, cost, retry_after });
+        self.ctx.charge(
+            cost,
+            match source {
+                _ if cost.is_none() => CostState::Unpriced,
+                UsageSource::Estimated => CostState::Estimated,
+                _ => CostState::Measured,
+            },
+        );
+        let http_status = self.seen.http_status;
+        self.ctx.note(started, |at_ms| Step::Attempt {
+            at_ms,
+            attempt: self.number,
+            endpoint: Arc::clone(&self.config.name),
+            outcome: Cow::Borrowed(outcome.as_str()),
+            http_status,
+            ms: ms(now.since(started)),
+            ttft_ms: ttft_us.map(|us| ms(Duration::from_micros(us))),
+            cost_usd: cost.map(NanoUsd::usd),
+            message: message.to_owned(),
+        });
+        if !outcome.is_success() {
+            tracing::debug!(
+                request = self.ctx.id.as_str(),
+                endpoint = &*self.config.name,
+                attempt = self.number,
+                outcome = outcome.as_str(),
+                http_status,
+                message,
+                "attempt failed"
+            );
+        }
+        let price_version = self.config.price.as_ref().map_or_else(|| "unpriced".into(), |p| Arc::clone(&p.version));
+        let entry = Entry {
+            at: clock::wall(),
+            request_id: self.ctx.id.shared(),
+            attempt: u16::try_from(self.number).unwrap_or(u16::MAX),
+            endpoint: Arc::clone(&self.config.name),
+            provider: Arc::clone(&self.config.provider.name),
+            model: Arc::clone(&self.config.model),
+            route: Arc::clone(&self.ctx.route),
+            key_id: self.ctx.caller.key_id(),
+            tags: Arc::clone(&self.ctx.tags),
+            outcome: outcome.ledger_str().into(),
+            http_status,
+            stream: self.ctx.stream,
+            latency_us: micros(now.since(started)),
+            ttft_us,
+            usage,
+            usage_source: source,
+            cost,
+            price_version,
+            decision: Arc::clone(&self.decision),
+        };
+        Settled(self.ctx.worker.gateway.ledger.push_row(entry))
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let _ = self.conclude(Outcome::Cancelled, "the caller went away", None);
+    }
+}

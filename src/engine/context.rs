@@ -1,0 +1,183 @@
+//! What the attempts of one request share; dropped when the request is over, whatever ended it, it leaves the request's record.
+
+use crate::actors::messages::Plan;
+use crate::clock;
+use crate::domain::ids::RequestId;
+use crate::domain::money::NanoUsd;
+use crate::domain::time::{Ts, Wall};
+use crate::engine::access::Caller;
+use crate::engine::gateway::{Entered, Worker};
+use crate::engine::hints::Tags;
+use crate::engine::record::{Kept, Step, ms};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// How sure a cost is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CostState {
+    #[default]
+    Measured,
+    Estimated,
+    Unpriced,
+}
+
+impl CostState {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Estimated => "estimated",
+            Self::Unpriced => "unpriced",
+        }
+    }
+}
+
+pub struct RequestContext {
+    pub worker: Rc<Worker>,
+    pub id: RequestId,
+    /// The name that was asked for.
+    pub route: Arc<str>,
+    pub caller: Caller,
+    pub tags: Tags,
+    pub stream: bool,
+    pub prompt_tokens: u64,
+    pub started: Ts,
+    started_at: Wall,
+    plan: RefCell<Option<Plan>>,
+    steps: RefCell<Vec<Step>>,
+    attempts: Cell<u32>,
+    cost: Cell<NanoUsd>,
+    cost_state: Cell<CostState>,
+    outcome: Cell<(&'static str, u16)>,
+    endpoint: RefCell<Option<Arc<str>>>,
+    _entered: Entered,
+}
+
+/// The parts that a request brings along.
+pub struct Opening {
+    pub worker: Rc<Worker>,
+    pub id: RequestId,
+    pub route: Arc<str>,
+    pub caller: Caller,
+    pub tags: Tags,
+    pub stream: bool,
+    pub prompt_tokens: u64,
+    pub started: Ts,
+    pub entered: Entered,
+}
+
+impl RequestContext {
+    #[must_use]
+    pub fn new(opening: Opening) -> Rc<Self> {
+        Rc::new(Self {
+            worker: opening.worker,
+            id: opening.id,
+            route: opening.route,
+            caller: opening.caller,
+            tags: opening.tags,
+            stream: opening.stream,
+            prompt_tokens: opening.prompt_tokens,
+            started: opening.started,
+            started_at: clock::wall(),
+            plan: RefCell::default(),
+            steps: RefCell::new(Vec::with_capacity(2)),
+            attempts: Cell::new(0),
+            cost: Cell::default(),
+            cost_state: Cell::default(),
+            // Until somebody says otherwise: the caller went away. nginx's status for it; only logs and records see it.
+            outcome: Cell::new(("cancelled", 499)),
+            endpoint: RefCell::default(),
+            _entered: opening.entered,
+        })
+    }
+
+    pub fn decided(&self, plan: Plan) {
+        *self.plan.borrow_mut() = Some(plan);
+    }
+
+    /// Notes what happened; `step` is given the milliseconds since the request came in.
+    pub fn note(&self, at: Ts, step: impl FnOnce(f64) -> Step) {
+        /// A request that waits and is refused for long must not grow without bound.
+        const MAX_STEPS: usize = 256;
+        let mut steps = self.steps.borrow_mut();
+        if steps.len() < MAX_STEPS {
+            steps.push(step(ms(at.since(self.started))));
+        }
+    }
+
+    pub fn attempt_started(&self) -> u32 {
+        self.attempts.set(self.attempts.get() + 1);
+        self.attempts.get()
+    }
+
+    /// Adds an attempt's cost; `None` is unpriced.
+    pub fn charge(&self, cost: Option<NanoUsd>, state: CostState) {
+        self.cost.set(self.cost.get() + cost.unwrap_or_default());
+        self.cost_state.set(self.cost_state.get().max(state));
+    }
+
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts.get()
+    }
+
+    #[must_use]
+    pub fn cost(&self) -> NanoUsd {
+        self.cost.get()
+    }
+
+    #[must_use]
+    pub fn cost_state(&self) -> CostState {
+        self.cost_state.get()
+    }
+
+    /// The request has its answer from `endpoint`.
+    pub fn answered_by(&self, endpoint: &Arc<str>) {
+        *self.endpoint.borrow_mut() = Some(Arc::clone(endpoint));
+    }
+
+    /// How the request ended for the caller.
+    pub fn ended(&self, outcome: &'static str, status: u16) {
+        self.outcome.set((outcome, status));
+    }
+
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        clock::now().since(self.started)
+    }
+}
+
+impl Drop for RequestContext {
+    fn drop(&mut self) {
+        let gateway = &self.worker.gateway;
+        let (outcome, status) = self.outcome.get();
+        let class = match status {
+            499 => 3,
+            500.. => 2,
+            400.. => 1,
+            _ => 0,
+        };
+        gateway.counters.answered[class].fetch_add(1, Relaxed);
+        let kept = Kept {
+            request_id: self.id.clone(),
+            started_at: self.started_at,
+            model: Arc::clone(&self.route),
+            stream: self.stream,
+            key_id: self.caller.key_id(),
+            outcome,
+            status,
+            endpoint: self.endpoint.take(),
+            duration: self.elapsed(),
+            attempts: self.attempts.get(),
+            cost: self.cost.get(),
+            cost_state: self.cost_state.get().as_str(),
+            prompt_tokens: self.prompt_tokens,
+            plan: self.plan.take(),
+            steps: self.steps.take(),
+        };
+        gateway.keep(kept);
+    }
+}

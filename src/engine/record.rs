@@ -1,0 +1,230 @@
+//! What became of a request: its decision, every refusal, attempt and wait with their numbers. "Why did this take 4.2 s?" has its
+//! answer here.
+
+use crate::actors::messages::Plan;
+use crate::domain::ids::RequestId;
+use crate::domain::money::NanoUsd;
+use crate::domain::time::Wall;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Records kept in memory; older ones that were worth it are in the store.
+const KEPT: usize = 10_000;
+/// Candidates that a record spells out.
+const MAX_CANDIDATES: usize = 32;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestRecord {
+    pub request_id: Arc<str>,
+    /// RFC 3339.
+    pub started_at: String,
+    pub model: Arc<str>,
+    pub stream: bool,
+    /// Who asked; not shown to the caller, who is it.
+    #[serde(default)]
+    pub key_id: Arc<str>,
+    /// What the caller got.
+    pub outcome: String,
+    pub status: u16,
+    /// The endpoint that answered.
+    pub endpoint: Option<Arc<str>>,
+    pub duration_ms: f64,
+    pub attempts: u32,
+    pub cost_usd: f64,
+    pub cost_state: String,
+    pub decision: Decision,
+    /// In the order they happened.
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    pub strategy: String,
+    /// The rule of `intelligent` that chose the strategy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The first candidate leads because nothing is known of it yet.
+    #[serde(default)]
+    pub explored: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub complexity: Option<String>,
+    pub prompt_tokens_estimate: u64,
+    /// Best first.
+    pub candidates: Vec<DecisionCandidate>,
+    pub removed: Vec<DecisionRemoved>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecisionCandidate {
+    pub endpoint: Arc<str>,
+    pub rank: usize,
+    pub score: f64,
+    pub estimated_cost_usd: Option<f64>,
+    pub ttft_ms: Option<f64>,
+    pub in_flight: u32,
+    pub failure_rate: f32,
+    pub quality: f32,
+    pub weight: u32,
+    /// Why its gate would have refused when the plan was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecisionRemoved {
+    pub endpoint: Arc<str>,
+    pub reason: String,
+}
+
+/// One thing that happened, `at_ms` after the request came in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum Step {
+    Refused {
+        at_ms: f64,
+        endpoint: Arc<str>,
+        reason: Cow<'static, str>,
+        retry_in_ms: Option<f64>,
+    },
+    Attempt {
+        at_ms: f64,
+        attempt: u32,
+        endpoint: Arc<str>,
+        outcome: Cow<'static, str>,
+        http_status: u16,
+        ms: f64,
+        ttft_ms: Option<f64>,
+        cost_usd: Option<f64>,
+        #[serde(skip_serializing_if = "String::is_empty", default)]
+        message: String,
+    },
+    /// A pause before a further pass, or a wait for a candidate to admit again.
+    Waited {
+        at_ms: f64,
+        ms: f64,
+        why: Cow<'static, str>,
+    },
+    /// The fleet's retry budget allowed no further attempt.
+    RetryBudgetSpent {
+        at_ms: f64,
+    },
+}
+
+impl Decision {
+    /// Spells out a plan.
+    #[must_use]
+    pub fn of(plan: &Plan, prompt_tokens: u64) -> Self {
+        let name = |index: usize| plan.route.cells.get(index).map_or_else(|| "".into(), |c| Arc::clone(&c.name));
+        let candidates = plan.candidates.iter().take(MAX_CANDIDATES).enumerate().map(|(i, c)| DecisionCandidate {
+            endpoint: name(c.index),
+            rank: i + 1,
+            score: f64::from(c.score),
+            estimated_cost_usd: c.facts.est_cost.map(NanoUsd::usd),
+            ttft_ms: c.facts.ewma_ttft_us.map(|us| f64::from(us) / 1e3),
+            in_flight: c.facts.in_flight,
+            failure_rate: c.facts.failure_rate,
+            quality: c.facts.quality,
+            weight: c.facts.weight,
+            refusal: c.refusal.as_ref().map(|r| r.reason.as_str().to_owned()),
+        });
+        let removed = plan.removed.iter().take(MAX_CANDIDATES);
+        Self {
+            strategy: plan.strategy.as_str().to_owned(),
+            rule: plan.rule.map(str::to_owned),
+            explored: plan.explored,
+            complexity: plan.complexity.map(|c| c.as_str().to_owned()),
+            prompt_tokens_estimate: prompt_tokens,
+            candidates: candidates.collect(),
+            removed: removed.map(|r| DecisionRemoved { endpoint: name(r.index), reason: r.why.to_string() }).collect(),
+        }
+    }
+}
+
+/// A finished request as it was kept: spelled out only when somebody asks.
+#[derive(Debug)]
+pub struct Kept {
+    pub request_id: RequestId,
+    pub started_at: Wall,
+    pub model: Arc<str>,
+    pub stream: bool,
+    pub key_id: Arc<str>,
+    pub outcome: &'static str,
+    pub status: u16,
+    pub endpoint: Option<Arc<str>>,
+    pub duration: Duration,
+    pub attempts: u32,
+    pub cost: NanoUsd,
+    pub cost_state: &'static str,
+    pub prompt_tokens: u64,
+    pub plan: Option<Plan>,
+    pub steps: Vec<Step>,
+}
+
+impl Kept {
+    #[must_use]
+    pub fn spell_out(&self) -> RequestRecord {
+        RequestRecord {
+            request_id: self.request_id.shared(),
+            started_at: self.started_at.to_rfc3339(),
+            model: Arc::clone(&self.model),
+            stream: self.stream,
+            key_id: Arc::clone(&self.key_id),
+            outcome: self.outcome.to_owned(),
+            status: self.status,
+            endpoint: self.endpoint.clone(),
+            duration_ms: ms(self.duration),
+            attempts: self.attempts,
+            cost_usd: self.cost.usd(),
+            cost_state: self.cost_state.to_owned(),
+            decision: self.plan.as_ref().map(|p| Decision::of(p, self.prompt_tokens)).unwrap_or_default(),
+            steps: self.steps.clone(),
+        }
+    }
+
+    /// Whether the record is worth its place in the store: something else happened than one attempt that answered.
+    #[must_use]
+    pub fn is_remarkable(&self) -> bool {
+        self.outcome != "success" || self.steps.len() != 1
+    }
+}
+
+/// Milliseconds with microseconds behind the point.
+#[must_use]
+pub fn ms(d: Duration) -> f64 {
+    (d.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// The newest records, by id.
+
+#[derive(Debug, Default)]
+pub struct Records(Mutex<Ring>);
+
+#[derive(Debug, Default)]
+struct Ring {
+    order: VecDeque<Arc<str>>,
+    by_id: HashMap<Arc<str>, Arc<Kept>>,
+}
+
+impl Records {
+    pub fn put(&self, record: Kept) {
+        let id = record.request_id.shared();
+        let mut ring = self.0.lock();
+        if ring.by_id.insert(Arc::clone(&id), Arc::new(record)).is_none() {
+            ring.order.push_back(id);
+        }
+        if ring.order.len() > KEPT
+            && let Some(oldest) = ring.order.pop_front()
+        {
+            ring.by_id.remove(&oldest);
+        }
+    }
+
+    #[must_use]
+    pub fn get(&self, id: &RequestId) -> Option<Arc<Kept>> {
+        self.0.lock().by_id.get(id.as_str()).cloned()
+    }
+}

@@ -1,0 +1,87 @@
+//! One request from its bytes to its answer.
+
+use crate::clock;
+use crate::domain::ids::RequestId;
+use crate::domain::time::Ts;
+use crate::engine::access::Caller;
+use crate::engine::context::{CostState, Opening, RequestContext};
+use crate::engine::course::Course;
+use crate::engine::error::ApiError;
+use crate::engine::gateway::Worker;
+use crate::engine::hints::Hints;
+use crate::engine::relay::Relay;
+use crate::engine::understand::understand;
+use bytes::Bytes;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An answer for the caller.
+pub enum Served {
+    Whole { head: Head, status: u16, content_type: String, body: Bytes },
+    Stream { head: Head, relay: Box<Relay> },
+}
+
+/// What the answer's headers say.
+#[derive(Clone, Debug)]
+pub struct Head {
+    pub request_id: RequestId,
+    pub endpoint: Arc<str>,
+    pub model: Arc<str>,
+    pub attempts: u32,
+    pub elapsed: Duration,
+    pub cost_usd: String,
+    pub cost_state: CostState,
+}
+
+/// No answer, and for which request.
+pub struct Failure {
+    pub request_id: Option<RequestId>,
+    pub error: ApiError,
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self { request_id: None, error }
+    }
+}
+
+/// Serves one chat completion.
+///
+/// # Errors
+/// What the caller is told instead.
+pub async fn chat(
+    worker: &Rc<Worker>,
+    caller: Caller,
+    hints: Hints,
+    body: Bytes,
+    started: Ts,
+) -> Result<Served, Failure> {
+    let gateway = &worker.gateway;
+    let entered = gateway.enter()?;
+    let understood = understand(&gateway.board.topology(), &gateway.config(), &caller, hints, &body)?;
+    caller.admit(started, understood.prompt_tokens + understood.completion_tokens)?;
+    gateway.retry_budget.lock().deposit(started);
+    let id = understood.hints.request_id.clone().unwrap_or_else(|| RequestId::mint(clock::wall(), fastrand::u128(..)));
+    let ctx = RequestContext::new(Opening {
+        worker: Rc::clone(worker),
+        id: id.clone(),
+        route: Arc::clone(&understood.route.name),
+        tags: understood.hints.tags_over(caller.tags()),
+        caller,
+        stream: understood.request.stream,
+        prompt_tokens: understood.prompt_tokens,
+        started,
+        entered,
+    });
+    let plan = match understood.plan(worker, started).await {
+        Ok(plan) => plan,
+        Err(error) => return Err(Failure { request_id: Some(id), error }),
+    };
+    ctx.decided(plan.clone());
+    let course = Course::new(&ctx, &understood, plan);
+    course.run().await.map_err(|error| {
+        ctx.ended(error.code.as_str(), error.code.status());
+        Failure { request_id: Some(id), error }
+    })
+}

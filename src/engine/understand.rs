@@ -1,0 +1,114 @@
+//! Understanding a request: parsed, its hints taken, its route found, its size and complexity estimated.
+
+use crate::actors::messages::{Plan, PlanRequest};
+use crate::actors::topology::{RouteTable, Topology};
+use crate::config::model::Config;
+use crate::dialects::openai::request::{BadRequest, ChatRequest};
+use crate::domain::complexity::{self, Complexity, PromptScan};
+use crate::domain::intelligent::IntelligentSettings;
+use crate::domain::strategy::StrategyKind;
+use crate::domain::time::Ts;
+use crate::engine::access::Caller;
+use crate::engine::error::{ApiError, Code};
+use crate::engine::gateway::Worker;
+use crate::engine::hints::Hints;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Completion tokens expected of a request that names no maximum: what tpm reserves and costs are estimated with.
+const DEFAULT_COMPLETION: u64 = 1024;
+
+impl From<BadRequest> for ApiError {
+    fn from(bad: BadRequest) -> Self {
+        let error = Self::new(Code::InvalidRequest, bad.message);
+        match bad.param {
+            Some(param) => error.with_param(&param),
+            None => error,
+        }
+    }
+}
+
+/// A parsed request with everything that planning needs.
+pub struct Understood<'a> {
+    pub request: ChatRequest<'a>,
+    pub hints: Hints,
+    pub route: Arc<RouteTable>,
+    /// Estimated.
+    pub prompt_tokens: u64,
+    /// Expected at most.
+    pub completion_tokens: u64,
+    complexity: Option<Complexity>,
+}
+
+/// Understands a request body; `hints` are those of its headers.
+///
+/// # Errors
+/// What is wrong with it, or that the caller may not ask for it.
+pub fn understand<'a>(
+    topology: &Topology,
+    config: &Config,
+    caller: &Caller,
+    mut hints: Hints,
+    body: &'a [u8],
+) -> Result<Understood<'a>, ApiError> {
+    let request = ChatRequest::parse(body)?;
+    if let Some(raw) = request.hints {
+        hints.take_body(raw.get())?;
+    }
+    let route = topology.route(&request.model).cloned().ok_or_else(|| {
+        let shortened: String = request.model.chars().take(80).collect();
+        let message = format!("the model `{shortened}` is not known here; GET /v1/models lists what is");
+        ApiError::new(Code::ModelNotFound, message).with_param("model")
+    })?;
+    caller.may_use(&route.name)?;
+    let texts = || request.messages.iter().flat_map(|m| m.texts());
+    let per_message = 4 * request.messages.len() as u64;
+    let prompt_tokens = texts().map(complexity::estimate_tokens).sum::<u64>() + per_message;
+    let completion_tokens = request.max_tokens.unwrap_or(DEFAULT_COMPLETION).min(1 << 20) * request.n;
+    let is_intelligent = hints.strategy.unwrap_or(route.strategy) == StrategyKind::Intelligent;
+    let complexity = is_intelligent.then(|| judge(&request, &config.intelligent));
+    Ok(Understood { request, hints, route, prompt_tokens, completion_tokens, complexity })
+}
+
+fn judge(request: &ChatRequest, settings: &IntelligentSettings) -> Complexity {
+    let mut scan = PromptScan::new(settings);
+    for message in &request.messages {
+        if message.is_instruction() {
+            message.texts().for_each(|text| scan.feed_instructions(text));
+            continue;
+        }
+        if message.is_from_user() {
+            scan.turn();
+        }
+        message.texts().for_each(|text| scan.feed(text));
+    }
+    complexity::classify(&scan.finish(request.max_tokens), settings).complexity
+}
+
+impl Understood<'_> {
+    /// What a Coordinator is asked.
+    #[must_use]
+    pub fn plan_request(&self, config: Arc<Config>, now: Ts) -> PlanRequest {
+        PlanRequest {
+            route: Arc::clone(&self.route),
+            now,
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.completion_tokens,
+            strategy: self.hints.strategy,
+            hints: self.hints.routing,
+            no_fallback: self.hints.no_fallback,
+            complexity: self.complexity,
+            config,
+        }
+    }
+
+    /// The plan of this worker's Coordinator.
+    ///
+    /// # Errors
+    /// 500 when it is gone.
+    pub async fn plan(&self, worker: &Rc<Worker>, now: Ts) -> Result<Plan, ApiError> {
+        let request = self.plan_request(worker.gateway.config(), now);
+        let down = |_| ApiError::new(Code::Internal, "the coordinator does not answer");
+        worker.coordinator.send(request).await.map_err(down)
+    }
+}
