@@ -156,17 +156,17 @@ impl Scrape {
     /// A counter with one sample per endpoint.
     fn counters(&self, to: &mut Families, name: &str, help: &str, of: impl Fn(&Meters) -> &AtomicU64) -> Result {
         let mut family = to.counter(name, help)?;
-        self.cells.iter().try_for_each(|cell| {
-            count(&mut family, &[("endpoint", &*cell.name)], of(&cell.meters).load(Relaxed))
-        })
+        self.cells
+            .iter()
+            .try_for_each(|cell| count(&mut family, &[("endpoint", &*cell.name)], of(&cell.meters).load(Relaxed)))
     }
 
     /// A gauge with one sample per endpoint.
     fn gauges(&self, to: &mut Families, name: &str, help: &str, of: impl Fn(&EndpointCell) -> i64) -> Result {
         let mut family = to.gauge(name, help)?;
-        self.cells.iter().try_for_each(|cell| {
-            family.encode_family(&[("endpoint", &*cell.name)])?.encode_gauge(&of(cell))
-        })
+        self.cells
+            .iter()
+            .try_for_each(|cell| family.encode_family(&[("endpoint", &*cell.name)])?.encode_gauge(&of(cell)))
     }
 
     /// A histogram per endpoint.
