@@ -144,7 +144,9 @@ fn test_files(sources: &[Source]) -> Vec<String> {
 fn product() -> Vec<Source> {
     let mut sources = sources();
     let tests = test_files(&sources);
-    sources.retain(|s| !tests.iter().any(|t| s.name.strip_prefix(t).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))));
+    sources.retain(|s| {
+        !tests.iter().any(|t| s.name.strip_prefix(t).is_some_and(|rest| rest == ".rs" || rest.starts_with('/')))
+    });
     assert!(sources.len() > 30, "only {} source files", sources.len());
     sources
 }
