@@ -1,6 +1,6 @@
 //! The command line: exit codes, what goes to stdout and what to stderr, what `check` says.
 
-use crate::support::{Gateway, Run, Setup, Upstream, breakwater};
+use crate::support::{Gateway, Run, Setup, Upstream, binary, breakwater};
 use std::path::Path;
 
 fn check(text: &str) -> Run {
@@ -173,7 +173,7 @@ fn the_shipped_configuration_is_good() {
 
 #[test]
 fn output_into_a_closed_pipe_is_no_crash() {
-    let binary = env!("CARGO_BIN_EXE_breakwater");
+    let binary = binary();
     let script = format!("'{binary}' serve --help | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}");
     let output = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "{output:?}");

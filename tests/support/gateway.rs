@@ -36,8 +36,13 @@ impl Run {
     }
 }
 
+/// The binary under test: `BREAKWATER_BIN`, or the one that cargo built with the tests.
+pub fn binary() -> String {
+    std::env::var("BREAKWATER_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_breakwater").to_owned())
+}
+
 fn command(args: &[&str], env: &[(String, String)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_breakwater"));
+    let mut command = Command::new(binary());
     command.args(args).env_remove("RUST_LOG").env("BREAKWATER_ADMIN_TOKEN", ADMIN_TOKEN);
     for (name, value) in env {
         // An empty value stands for a variable that is not there.

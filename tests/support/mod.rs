@@ -11,7 +11,7 @@ pub mod setup;
 pub mod upstream;
 
 pub use client::{Answer, Sse, chat_body, stream_body};
-pub use gateway::{ADMIN_TOKEN, Gateway, Run, breakwater};
+pub use gateway::{ADMIN_TOKEN, Gateway, Run, binary, breakwater};
 pub use setup::Setup;
 pub use upstream::{Reply, Upstream};
 
