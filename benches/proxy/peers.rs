@@ -15,6 +15,8 @@ use std::time::Duration;
 const START_WITHIN: Duration = Duration::from_secs(15);
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Lines of a program's log that an error shows: the first fault says most.
+const LINES_SHOWN: usize = 40;
 const ADMIN_TOKEN: &str = "admin-token-of-the-bench";
 const UPSTREAM_KEY: &str = "sk-upstream";
 
@@ -229,8 +231,9 @@ fn await_answer(process: &mut Process, to: SocketAddr, path: Option<&str>, log: 
         }
         std::thread::sleep(LOOK_AGAIN);
     }
-    let said = fs::read_to_string(log).unwrap_or_default();
-    Err(Fault::Peer(format!("a measured program did not become ready; it said:\n{said}")))
+    let log = fs::read_to_string(log).unwrap_or_default();
+    let said: Vec<&str> = log.lines().take(LINES_SHOWN).collect();
+    Err(Fault::Peer(format!("a measured program did not become ready; it said:\n{}", said.join("\n"))))
 }
 
 /// One request on a connection of its own.
