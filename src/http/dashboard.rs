@@ -32,7 +32,7 @@ mod tests {
     use actix_web::body::to_bytes;
     use actix_web::http::StatusCode;
 
-    #[actix_web::test]
+    #[tokio::test]
     async fn the_page_comes_whole_and_with_the_headers_that_confine_it() {
         let response = page().await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -62,7 +62,9 @@ mod tests {
 
     #[test]
     fn the_page_never_takes_text_for_markup() {
-        for sink in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "localStorage", "cookie"] {
+        for sink in
+            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "localStorage", "cookie"]
+        {
             assert!(!PAGE.contains(sink), "{sink}");
         }
     }

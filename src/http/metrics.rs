@@ -35,7 +35,7 @@ const STATES: [State; 4] = [State::Closed, State::Open, State::HalfOpen, State::
 /// All metrics as they stand now.
 #[must_use]
 pub fn render(gateway: &Arc<Gateway>) -> String {
-    Scrape::of(gateway).to_text()
+    Scrape::of(gateway).into_text()
 }
 
 /// What one scrape tells, read once at its start as far as it belongs to no endpoint.
@@ -71,7 +71,7 @@ impl Scrape {
         }
     }
 
-    fn to_text(self) -> String {
+    fn into_text(self) -> String {
         let mut registry = Registry::with_prefix("breakwater");
         registry.register_collector(Box::new(self));
         let mut text = String::new();
@@ -156,17 +156,17 @@ impl Scrape {
     /// A counter with one sample per endpoint.
     fn counters(&self, to: &mut Families, name: &str, help: &str, of: impl Fn(&Meters) -> &AtomicU64) -> Result {
         let mut family = to.counter(name, help)?;
-        self.cells.iter().try_for_each(|cell| {
-            count(&mut family, &[("endpoint", &*cell.name)], of(&cell.meters).load(Relaxed))
-        })
+        self.cells
+            .iter()
+            .try_for_each(|cell| count(&mut family, &[("endpoint", &*cell.name)], of(&cell.meters).load(Relaxed)))
     }
 
     /// A gauge with one sample per endpoint.
     fn gauges(&self, to: &mut Families, name: &str, help: &str, of: impl Fn(&EndpointCell) -> i64) -> Result {
         let mut family = to.gauge(name, help)?;
-        self.cells.iter().try_for_each(|cell| {
-            family.encode_family(&[("endpoint", &*cell.name)])?.encode_gauge(&of(cell))
-        })
+        self.cells
+            .iter()
+            .try_for_each(|cell| family.encode_family(&[("endpoint", &*cell.name)])?.encode_gauge(&of(cell)))
     }
 
     /// A histogram per endpoint.
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn every_line_is_well_formed_and_every_endpoint_has_its_sample() {
-        let samples = parse(&scrape(cells()).to_text());
+        let samples = parse(&scrape(cells()).into_text());
         let per_endpoint = [
             "latency_seconds_count",
             "latency_seconds_sum",
@@ -375,7 +375,7 @@ mod tests {
         meters.attempt(Outcome::Success, 40_000, Some(9_000), &usage, Some(NanoUsd(1_250_000)));
         meters.attempt(Outcome::Success, 700_000_000, None, &usage, Some(NanoUsd(250_000)));
         meters.attempt(Outcome::ServerError, 2_000, None, &Usage::default(), None);
-        let samples = parse(&scrape(cells).to_text());
+        let samples = parse(&scrape(cells).into_text());
         let of = |name: &str, labels: &str| {
             samples.get(&format!("breakwater_{name}{{{labels}endpoint=\"gemini\"}}")).copied()
         };
@@ -411,7 +411,7 @@ mod tests {
             cell.hot.lock().gate.set_door(door);
         }
         cells[0].status.lock().quarantined = true;
-        let samples = parse(&scrape(cells).to_text());
+        let samples = parse(&scrape(cells).into_text());
         for ((endpoint, _), (_, expected)) in demo::ENDPOINTS.iter().zip(doors) {
             let prefix = format!("breakwater_breaker_state{{endpoint=\"{endpoint}\",state=\"");
             let told: Vec<_> = samples.iter().filter(|(s, _)| s.starts_with(&prefix)).collect();
