@@ -15,7 +15,6 @@ use crate::http::{self, Surface};
 use crate::store::{Area, OpenOptions, OpenReport, Store, StoreError};
 use actix::{Actor, Arbiter};
 use actix_web::dev::{Server, ServerHandle};
-use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -247,7 +246,7 @@ fn server(
     let server = HttpServer::new(move || {
         // This runs once on each worker's thread: what it makes is that worker's own.
         let worker = Worker::start(Arc::clone(&gateway));
-        App::new().app_data(web::Data::new(worker)).wrap(from_fn(http::outermost)).configure(http::routes(surface))
+        App::new().app_data(web::Data::new(worker)).configure(http::routes(surface))
     })
     .workers(workers.unwrap_or(cores))
     .keep_alive(KEEP_ALIVE)

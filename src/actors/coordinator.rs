@@ -113,7 +113,8 @@ impl Coordinator {
                 ewma_ttft_us: figures.ewma_ttft_us.map(|us| us as f32),
                 in_flight,
                 failure_rate: figures.failure_rate,
-                samples: figures.samples,
+                // An average without a time to first token behind it (whole answers only) is history all the same.
+                samples: figures.samples.max(u64::from(figures.ewma_ttft_us.is_some())),
                 blocked: refusal.is_some(),
             });
             self.kept.push((index, refusal));

@@ -3,7 +3,7 @@
 
 use crate::actors::board::{EndpointCell, Hot};
 use crate::actors::events::{Event, Events};
-use crate::actors::ledger::{Item, LedgerHandle};
+use crate::actors::ledger::{Item, LedgerHandle, StateWrite};
 use crate::actors::messages::{
     Act, Child, Died, Observe, Observed, Operate, PanicNow, Probed, Reconfigured, Retire, Wake,
 };
@@ -14,6 +14,7 @@ use crate::domain::gate::PauseReason;
 use crate::domain::health::EndpointHealth;
 use crate::domain::outcome::{Outcome, Verdict};
 use crate::domain::time::Ts;
+use crate::store::Area;
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Recipient, SpawnHandle, WeakAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -168,7 +169,13 @@ impl EndpointActor {
         let checkpoint = self.health.checkpoint(now, wall).with_gate(gate);
         match serde_json::to_vec(&checkpoint) {
             Ok(bytes) => {
-                self.around.ledger.push(Item::Checkpoint { endpoint: Arc::clone(&self.cell.name), bytes, urgent })
+                let name = Arc::clone(&self.cell.name);
+                self.around.ledger.push(Item::State(StateWrite::Put {
+                    area: Area::Checkpoint,
+                    name,
+                    bytes,
+                    durable: urgent,
+                }));
             }
             Err(e) => tracing::error!(endpoint = &*self.cell.name, error = %e, "checkpoint not written"),
         };

@@ -10,7 +10,7 @@ use crate::actors::messages::Commit;
 use crate::clock;
 use crate::config::model::{Durability, OnStoreFailure};
 use crate::domain::ledger::Entry;
-use crate::store::{Area, LedgerItem, LedgerReader, LedgerWriter, RequestRecord, StateStore, StoreError};
+use crate::store::{Area, LedgerItem, LedgerReader, LedgerWriter, StateStore};
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -31,23 +31,25 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What can be written.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all items are rows; boxing each would cost more than it saves")]
 pub enum Item {
-    Row(Entry),
-    /// The decision record of a whole request.
-    Record(RequestRecord),
-    Checkpoint {
-        endpoint: Arc<str>,
-        bytes: Vec<u8>,
-        urgent: bool,
-    },
+    Ledger(LedgerItem),
     State(StateWrite),
 }
 
-/// A change of the store's state, made by an operator.
+/// A change of the store's state.
 #[derive(Debug)]
 pub enum StateWrite {
-    Put { area: Area, name: Arc<str>, bytes: Vec<u8> },
-    Audit { bytes: Vec<u8> },
+    /// `durable`: on disk with this commit; else with the next of the store's own.
+    Put {
+        area: Area,
+        name: Arc<str>,
+        bytes: Vec<u8>,
+        durable: bool,
+    },
+    Audit {
+        bytes: Vec<u8>,
+    },
 }
 
 /// Told when the item is on disk, or why it is not.
@@ -56,6 +58,28 @@ type Done = oneshot::Sender<Result<(), String>>;
 struct Queued {
     item: Item,
     done: Option<Done>,
+}
+
+/// What one commit writes.
+#[derive(Default)]
+struct Batch {
+    ledger: Vec<LedgerItem>,
+    state: Vec<StateWrite>,
+    done: Vec<Done>,
+}
+
+impl Batch {
+    fn len(&self) -> usize {
+        self.ledger.len() + self.state.len()
+    }
+
+    fn take(&mut self, queued: Queued) {
+        match queued.item {
+            Item::Ledger(item) => self.ledger.push(item),
+            Item::State(change) => self.state.push(change),
+        }
+        self.done.extend(queued.done);
+    }
 }
 
 /// Where commits stand.
@@ -75,7 +99,7 @@ pub struct LedgerStatus {
 struct Shared {
     queue: Mutex<VecDeque<Queued>>,
     /// The batch under way.
-    taken: Mutex<Vec<Queued>>,
+    taken: Mutex<Batch>,
     writer: Mutex<Option<LedgerWriter>>,
     state: StateStore,
     reader: LedgerReader,
@@ -130,12 +154,12 @@ impl LedgerHandle {
     pub fn push_row(&self, entry: Entry) -> Option<oneshot::Receiver<Result<(), String>>> {
         match self.0.durability {
             Durability::Group => {
-                self.push(Item::Row(entry));
+                self.push(Item::Ledger(LedgerItem::Row(entry)));
                 None
             }
             Durability::Strict => {
                 let (done, wait) = oneshot::channel();
-                self.enqueue(Queued { item: Item::Row(entry), done: Some(done) });
+                self.enqueue(Queued { item: Item::Ledger(LedgerItem::Row(entry)), done: Some(done) });
                 Some(wait)
             }
         }
@@ -153,15 +177,14 @@ impl LedgerHandle {
 
     fn enqueue(&self, queued: Queued) {
         let urgent = match &queued.item {
-            Item::Row(_) => queued.done.is_some(),
-            Item::Record(_) => false,
-            Item::Checkpoint { urgent, .. } => *urgent,
-            Item::State(_) => true,
+            Item::Ledger(_) => queued.done.is_some(),
+            Item::State(StateWrite::Put { durable, .. }) => *durable,
+            Item::State(StateWrite::Audit { .. }) => true,
         };
         {
             let mut queue = self.0.queue.lock();
             if queue.len() >= QUEUE {
-                if matches!(queued.item, Item::Row(_)) {
+                if matches!(queued.item, Item::Ledger(LedgerItem::Row(_))) {
                     self.0.lost_rows.fetch_add(1, Relaxed);
                 }
                 return;
@@ -229,10 +252,10 @@ impl LedgerHandle {
     /// Moves what waits into the batch under way, unless one is left over; returns its size.
     fn take_batch(&self) -> usize {
         let mut taken = self.0.taken.lock();
-        if taken.is_empty() {
+        if taken.len() == 0 {
             let mut queue = self.0.queue.lock();
             let count = queue.len().min(BATCH);
-            taken.extend(queue.drain(..count));
+            queue.drain(..count).for_each(|queued| taken.take(queued));
         }
         taken.len()
     }
@@ -240,14 +263,12 @@ impl LedgerHandle {
     /// Writes the batch under way; on failure it stays for another try.
     fn commit(&self) -> Result<(), String> {
         let mut taken = self.0.taken.lock();
-        let result = self.write_batch(&mut taken);
+        let result = self.write_batch(&taken);
         match &result {
             Ok(()) => {
-                for queued in taken.drain(..) {
-                    if let Some(done) = queued.done {
-                        // Whoever asked may have gone.
-                        let _ = done.send(Ok(()));
-                    }
+                for done in std::mem::take(&mut *taken).done {
+                    // Whoever asked may have gone.
+                    let _ = done.send(Ok(()));
                 }
                 self.0.commits.fetch_add(1, Relaxed);
                 if self.0.failing.lock().take().is_some() {
@@ -265,31 +286,19 @@ impl LedgerHandle {
         result
     }
 
-    fn write_batch(&self, taken: &mut Vec<Queued>) -> Result<(), String> {
+    fn write_batch(&self, batch: &Batch) -> Result<(), String> {
         let mut slot = self.0.writer.lock();
         let writer = slot.as_mut().ok_or("the ledger is closed")?;
-        let text = |e: StoreError| e.to_string();
-        let mut items = Vec::with_capacity(taken.len());
-        for queued in taken.iter() {
-            match &queued.item {
-                Item::Row(entry) => items.push(LedgerItem::Row(entry.clone())),
-                Item::Record(record) => items.push(LedgerItem::Record(record.clone())),
-                Item::Checkpoint { endpoint, bytes, urgent } => {
-                    self.0.state.put(Area::Checkpoint, endpoint, bytes, *urgent).map_err(text)?;
-                }
-                Item::State(change) => self.apply(change).map_err(text)?,
-            }
+        for change in &batch.state {
+            let written = match change {
+                StateWrite::Put { area, name, bytes, durable } => self.0.state.put(*area, name, bytes, *durable),
+                StateWrite::Audit { bytes } => self.0.state.audit(bytes),
+            };
+            written.map_err(|e| e.to_string())?;
         }
-        let seq = writer.append(&items, clock::wall()).map_err(text)?;
+        let seq = writer.append(&batch.ledger, clock::wall()).map_err(|e| e.to_string())?;
         self.0.durable_seq.store(seq, Release);
         Ok(())
-    }
-
-    fn apply(&self, change: &StateWrite) -> Result<(), StoreError> {
-        match change {
-            StateWrite::Put { area, name, bytes } => self.0.state.put(*area, name, bytes, true),
-            StateWrite::Audit { bytes } => self.0.state.audit(bytes),
-        }
     }
 }
 

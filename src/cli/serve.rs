@@ -9,7 +9,9 @@ use crate::sim;
 use crate::store::StoreError;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
@@ -32,7 +34,9 @@ pub struct ServeArgs {
 /// Runs the gateway until a signal ends it.
 #[must_use]
 pub fn run(args: &ServeArgs) -> Exit {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(args.log).with_ansi(false).init();
+    start_log(args.log);
+    // One line in the log, where the default prints a page to stderr.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "panicked")));
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         say("cannot install the TLS provider");
         return Exit::Failed;
@@ -57,6 +61,13 @@ pub fn run(args: &ServeArgs) -> Exit {
         }
     };
     serve(args, config)
+}
+
+/// Logs to stderr; of the libraries only what is worth a warning.
+fn start_log(level: LevelFilter) {
+    let filter = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("breakwater", level);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
 }
 
 /// Starts the simulated providers and makes the configuration that uses them. The demo's store lies apart from a real one's.

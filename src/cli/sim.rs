@@ -49,7 +49,14 @@ pub fn run(args: &SimArgs) -> Exit {
             say("cannot listen for signals");
             return Exit::Failed;
         };
-        let Some(_providers) = start_all(profiles, args.listen) else { return Exit::Failed };
+        let providers = match start_all(profiles, args.listen) {
+            Ok(providers) => providers,
+            Err(why) => {
+                say(&why);
+                return Exit::Failed;
+            }
+        };
+        providers.iter().for_each(|provider| out(&line(provider)));
         first(&mut interrupt, &mut terminate).await;
         Exit::Done
     })
@@ -62,35 +69,70 @@ async fn first(one: &mut Signal, other: &mut Signal) {
     }
 }
 
-/// Starts the providers and says where they are.
-fn start_all(profiles: Vec<Profile>, listen: SocketAddr) -> Option<Vec<Handle>> {
+/// Starts all providers, or none.
+fn start_all(profiles: Vec<Profile>, listen: SocketAddr) -> Result<Vec<Handle>, String> {
     let mut next = Some(listen);
     let mut running = Vec::new();
     for mut profile in profiles {
-        if profile.listen.is_none() {
-            profile.listen = next;
-            // Port 0 stays 0; past the last port there is none.
-            next = next.and_then(|addr| match addr.port() {
-                0 => Some(addr),
-                port => Some(SocketAddr::new(addr.ip(), port.checked_add(1)?)),
-            });
-        }
-        let (name, listen) = (profile.name.clone(), profile.listen);
-        match sim::start(profile) {
-            Ok(handle) => running.push(handle),
-            Err(e) => {
-                let place = listen.map_or(String::new(), |addr| format!(" on {addr}"));
-                say(&format!("cannot start {name}{place}: {e}"));
-                return None;
+        let name = profile.name.clone();
+        let addr = match profile.listen {
+            Some(addr) => addr,
+            None => {
+                let addr = next.ok_or_else(|| format!("cannot start {name}: no port is left after {listen}"))?;
+                next = following(addr);
+                addr
             }
-        }
+        };
+        profile.listen = Some(addr);
+        running.push(sim::start(profile).map_err(|e| format!("cannot start {name} on {addr}: {e}"))?);
     }
-    for handle in &running {
-        let models = handle.profile().models;
-        let line = serde_json::json!({
-            "name": handle.name(), "url": handle.base_url(), "control": handle.control_url(), "models": models,
-        });
-        out(&format!("{line}\n"));
+    Ok(running)
+}
+
+/// The next port's address; any port stays any port.
+fn following(addr: SocketAddr) -> Option<SocketAddr> {
+    match addr.port() {
+        0 => Some(addr),
+        port => port.checked_add(1).map(|port| SocketAddr::new(addr.ip(), port)),
     }
-    Some(running)
+}
+
+/// Where a provider is, as a line of JSON.
+fn line(provider: &Handle) -> String {
+    let line = serde_json::json!({
+        "name": provider.name(),
+        "url": provider.base_url(),
+        "control": provider.control_url(),
+        "models": provider.profile().models,
+    });
+    format!("{line}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn providers_without_an_address_share_what_listen_says() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let running = start_all(sim::demo(), any).unwrap();
+        let ports: std::collections::BTreeSet<u16> = running.iter().map(|provider| provider.addr().port()).collect();
+        assert_eq!(ports.len(), 4);
+        let told: serde_json::Value = serde_json::from_str(&line(&running[2])).unwrap();
+        assert_eq!((&told["name"], &told["models"][0]), (&"gpt".into(), &"gpt-4.1".into()));
+        assert_eq!(told["url"], format!("http://{}/v1", running[2].addr()));
+        assert!(told["control"].as_str().unwrap().ends_with("/__sim"));
+
+        let taken = Profile { listen: Some(running[0].addr()), ..Profile::new("x", &[]) };
+        let why = start_all(vec![taken], any).err().unwrap();
+        assert!(why.starts_with(&format!("cannot start x on {}", running[0].addr())), "{why}");
+    }
+
+    #[test]
+    fn ports_follow_each_other_to_the_last() {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        assert_eq!(following(at(9100)), Some(at(9101)));
+        assert_eq!(following(at(0)), Some(at(0)));
+        assert_eq!(following(at(u16::MAX)), None);
+    }
 }

@@ -16,8 +16,6 @@
 
 mod cause;
 mod checkpoint;
-#[cfg(test)]
-mod tests;
 
 pub use cause::{BreakerView, Cause, State, Transition};
 pub use checkpoint::BreakerCheckpoint;
@@ -305,3 +303,6 @@ fn open_period(settings: &BreakerSettings, openings: u32, roll: f64) -> Duration
     let spread_out = (doubled.min(most) as f64 * spread.max(0.0)) as u64;
     Duration::from_micros(spread_out.min(most))
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ pub use lexicon::{Found, Lexicon, LexiconFault, MAX_TERM_CHARS, MAX_TERMS, TermF
 pub use tokens::estimate_tokens;
 
 use crate::domain::intelligent::IntelligentSettings;
-use chars::{boundary_after, boundary_before, is_combining, is_unspaced, is_word};
+use chars::{boundary_after, boundary_before, is_combining, is_word};
 use serde::{Deserialize, Serialize};
 
 /// Bytes searched at each end of a long text.
@@ -166,7 +166,7 @@ impl<'s> PromptScan<'s> {
         while let Some(&byte) = bytes.get(at) {
             if byte.is_ascii_alphanumeric() {
                 if !in_word {
-                    lexicon.walk(text.get(at..).unwrap_or(""), &mut self.found);
+                    lexicon.walk(char::from(byte), text.get(at + 1..).unwrap_or(""), &mut self.found);
                 }
                 let start = at;
                 while bytes.get(at).is_some_and(u8::is_ascii_alphanumeric) {
@@ -178,20 +178,24 @@ impl<'s> PromptScan<'s> {
                 in_word = false;
                 at += 1;
             } else if byte.is_ascii() {
-                lexicon.walk(text.get(at..).unwrap_or(""), &mut self.found);
+                lexicon.walk(char::from(byte), text.get(at + 1..).unwrap_or(""), &mut self.found);
                 self.signs.sign(byte);
                 in_word = false;
                 at += 1;
             } else {
-                let rest = text.get(at..).unwrap_or("");
-                let Some(c) = rest.chars().next() else { return };
-                let word = is_word(c);
-                if is_unspaced(c) || !(in_word && word || is_combining(c)) {
-                    lexicon.walk(rest, &mut self.found);
+                let mut rest = text.get(at..).unwrap_or("").chars();
+                while let Some(c) = rest.next() {
+                    let word = is_word(c);
+                    if !(in_word && word || is_combining(c)) {
+                        lexicon.walk(c, rest.as_str(), &mut self.found);
+                    }
+                    self.signs.pass(1);
+                    in_word = word;
+                    at += c.len_utf8();
+                    if bytes.get(at).is_none_or(u8::is_ascii) {
+                        break;
+                    }
                 }
-                self.signs.pass(1);
-                in_word = word;
-                at += c.len_utf8();
             }
         }
     }

@@ -18,8 +18,6 @@
 
 mod answers;
 mod checkpoint;
-#[cfg(test)]
-mod tests;
 
 pub use answers::{Ask, Door, GateView, PauseReason, Refusal, RefusalReason, Ticket};
 pub use checkpoint::GateCheckpoint;
@@ -342,3 +340,6 @@ fn ramp(now: Ts, since: Ts, over: Duration) -> Option<(f64, Ts)> {
 fn whole(rpm: f64) -> u64 {
     (rpm as u64).max(1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@
 
 use crate::domain::breaker::{Breaker, BreakerCheckpoint, Transition};
 use crate::domain::gate::GateCheckpoint;
-use crate::domain::latency::{EwmaCheckpoint, LatencyCheckpoint, LatencyRecorder, PeakEwma};
+use crate::domain::latency::{EwmaCheckpoint, LatencyCheckpoint, LatencyRecorder, PeakEwma, Summary};
 use crate::domain::money::NanoUsd;
 use crate::domain::outcome::{Class, Failover, Outcome, Verdict};
 use crate::domain::settings::BreakerSettings;
@@ -152,16 +152,26 @@ impl EndpointHealth {
         self.totals
     }
 
-    /// Whole latency over the last minutes.
+    /// From sending to the end, over the last minutes.
     #[must_use]
     pub fn latency(&self) -> &LatencyRecorder {
         &self.latency
     }
 
-    /// Time to first token over the last minutes.
+    /// Time to first token, over the last minutes.
     #[must_use]
     pub fn ttft(&self) -> &LatencyRecorder {
         &self.ttft
+    }
+
+    #[must_use]
+    pub fn latency_summary(&self, now: Ts) -> Summary {
+        self.latency.summary(now)
+    }
+
+    #[must_use]
+    pub fn ttft_summary(&self, now: Ts) -> Summary {
+        self.ttft.summary(now)
     }
 
     /// Time to first token as the ranking sees it, µs.
@@ -173,12 +183,13 @@ impl EndpointHealth {
     #[must_use]
     pub fn figures(&self, now: Ts) -> Figures {
         let rates = self.breaker.window().rates(now);
-        let quantiles = self.ttft.quantiles(now, [0.5, 0.95, 0.99]);
+        let ttft = self.ttft.aged(now);
+        let quantiles = ttft.quantiles(now, [0.5, 0.95, 0.99]);
         Figures {
             ewma_ttft_us: self.ewma.value(now),
             failure_rate: rates.failure_rate as f32,
             calls: rates.calls,
-            samples: self.ttft.count(now),
+            samples: ttft.count(now),
             p50_us: quantiles.map(|[p50, ..]| p50),
             p95_us: quantiles.map(|[_, p95, _]| p95),
             p99_us: quantiles.map(|[.., p99]| p99),

@@ -13,13 +13,16 @@ use crate::domain::time::{Ts, Wall, micros};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const SLOT_US: i64 = 60_000_000;
 const SLOTS: i64 = 5;
 const MAX_US: u64 = 3_600_000_000;
 const DIGITS: u8 = 2;
+
+/// A value in µs, the lowest of its histogram bucket, and how often it was recorded. An hour fits.
+type Count = (u32, u32);
 
 /// The quantiles that people read. All zero without samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,8 +39,8 @@ pub struct Summary {
 #[derive(Clone, Debug)]
 struct Slot {
     number: i64,
-    /// Value (the lowest of its histogram bucket) and count, by value.
-    counts: Vec<(u64, u32)>,
+    /// By value, each value once. Shared with the checkpoints that were made of it.
+    counts: Arc<[Count]>,
 }
 
 /// A histogram of the last minutes.
@@ -46,6 +49,8 @@ pub struct LatencyRecorder {
     /// All slots together; `None` before the first value.
     all: Option<Histogram<u32>>,
     complete: Vec<Slot>,
+    /// The complete slots added up, by value.
+    known: Vec<Count>,
     /// Number of the slot that is being written: its start in minutes.
     current: i64,
 }
@@ -62,13 +67,13 @@ pub struct SlotCheckpoint {
     /// From the slot's start to the moment of the checkpoint, µs.
     pub age_us: u64,
     /// Value in µs and count.
-    pub counts: Vec<(u64, u32)>,
+    pub counts: Arc<[(u32, u32)]>,
 }
 
 impl LatencyRecorder {
     #[must_use]
     pub fn new(now: Ts) -> Self {
-        Self { all: None, complete: Vec::new(), current: number(signed(now.0)) }
+        Self { all: None, complete: Vec::new(), known: Vec::new(), current: number(signed(now.0)) }
     }
 
     /// Records one latency; what is outside 1 µs to 1 h counts as the bound.
@@ -86,7 +91,7 @@ impl LatencyRecorder {
         }
         let counts = self.current_counts();
         if !counts.is_empty() {
-            self.complete.push(Slot { number: self.current, counts });
+            self.complete.push(Slot { number: self.current, counts: counts.into() });
         }
         self.current = number;
         let before = self.complete.len();
@@ -94,6 +99,7 @@ impl LatencyRecorder {
         if self.complete.len() < before {
             self.rebuild();
         }
+        self.add_up();
     }
 
     #[must_use]
@@ -136,14 +142,14 @@ impl LatencyRecorder {
     pub fn checkpoint(&self, now: Ts) -> LatencyCheckpoint {
         let aged = self.aged(now);
         let now = signed(now.0);
-        let saved = |number: i64, counts: Vec<(u64, u32)>| SlotCheckpoint {
+        let saved = |number: i64, counts: Arc<[Count]>| SlotCheckpoint {
             age_us: u64::try_from(now.saturating_sub(number.saturating_mul(SLOT_US))).unwrap_or(0),
             counts,
         };
-        let mut slots: Vec<_> = aged.complete.iter().map(|slot| saved(slot.number, slot.counts.clone())).collect();
+        let mut slots: Vec<_> = aged.complete.iter().map(|slot| saved(slot.number, Arc::clone(&slot.counts))).collect();
         let current = aged.current_counts();
         if !current.is_empty() {
-            slots.push(saved(aged.current, current));
+            slots.push(saved(aged.current, current.into()));
         }
         LatencyCheckpoint { slots }
     }
@@ -155,19 +161,18 @@ impl LatencyRecorder {
         for saved in &from.slots {
             let age = signed(saved.age_us).saturating_add(signed(micros(elapsed)));
             let number = number(signed(now.0).saturating_sub(age));
-            if number > recorder.current - SLOTS && !saved.counts.is_empty() {
-                recorder.complete.push(Slot { number, counts: saved.counts.clone() });
+            if number > recorder.current - SLOTS {
+                let counts = saved.counts.iter().filter_map(|(us, count)| recorder.add((*us).into(), *count)).collect();
+                recorder.complete.push(Slot { number, counts });
             }
         }
-        recorder.rebuild();
-        // The file's values may not be the lowest of their buckets here; taking them out again needs that they are.
-        for slot in &mut recorder.complete {
-            slot.counts = recorder.all.as_ref().map(|all| lowest(all, &slot.counts)).unwrap_or_default();
-        }
+        recorder.add_up();
         recorder
     }
 
-    fn aged(&self, now: Ts) -> Cow<'_, Self> {
+    /// The recorder as it is at `now`: a copy only if a slot's time has come unnoticed.
+    #[must_use]
+    pub fn aged(&self, now: Ts) -> Cow<'_, Self> {
         if number(signed(now.0)) <= self.current {
             return Cow::Borrowed(self);
         }
@@ -180,46 +185,58 @@ impl LatencyRecorder {
         self.all.as_ref().filter(|all| !all.is_empty())
     }
 
-    fn add(&mut self, us: u64, count: u32) {
+    /// Adds a value; returns what went in, under its bucket's lowest value.
+    fn add(&mut self, us: u64, count: u32) -> Option<Count> {
         if self.all.is_none() {
             self.all = Histogram::new(DIGITS).ok();
         }
-        if let Some(all) = &mut self.all
-            // Beyond that a counter may saturate, and the histogram panics when its counters don't add up to its total.
-            && all.len().saturating_add(u64::from(count)) <= u64::from(u32::MAX)
-        {
-            // The only error is a value out of range, and the histogram grows to all of 1 µs to 1 h.
-            let _ = all.record_n(us.clamp(1, MAX_US), count);
+        let all = self.all.as_mut()?;
+        // Beyond that a counter may saturate, and the histogram panics when its counters don't add up to its total.
+        if all.len().saturating_add(u64::from(count)) > u64::from(u32::MAX) {
+            return None;
+        }
+        let us = us.clamp(1, MAX_US);
+        all.record_n(us, count).ok()?;
+        Some((u32::try_from(all.lowest_equivalent(us)).ok()?, count))
+    }
+
+    /// Makes the histogram anew from the complete slots.
+    fn rebuild(&mut self) {
+        self.all = None;
+        let slots: Vec<_> = self.complete.iter().map(|slot| Arc::clone(&slot.counts)).collect();
+        for (us, count) in slots.iter().flat_map(|counts| counts.iter()) {
+            self.add((*us).into(), *count);
         }
     }
 
-    fn rebuild(&mut self) {
-        self.all = None;
-        let complete = std::mem::take(&mut self.complete);
-        for (us, count) in complete.iter().flat_map(|slot| &slot.counts) {
-            self.add(*us, *count);
-        }
-        self.complete = complete;
+    fn add_up(&mut self) {
+        self.known.clear();
+        self.known.extend(self.complete.iter().flat_map(|slot| slot.counts.iter()));
+        self.known.sort_unstable_by_key(|(us, _)| *us);
+        self.known.dedup_by(|next, sum| {
+            let same = next.0 == sum.0;
+            if same {
+                sum.1 = sum.1.saturating_add(next.1);
+            }
+            same
+        });
     }
 
     /// What was recorded since the newest complete slot: everything less the complete slots.
-    fn current_counts(&self) -> Vec<(u64, u32)> {
+    fn current_counts(&self) -> Vec<Count> {
         let Some(all) = self.histogram() else { return Vec::new() };
-        let mut known: BTreeMap<u64, u32> = BTreeMap::new();
-        for (us, count) in self.complete.iter().flat_map(|slot| &slot.counts) {
-            let sum = known.entry(*us).or_default();
-            *sum = sum.saturating_add(*count);
+        let mut known = self.known.iter().copied().peekable();
+        let mut counts = Vec::new();
+        for at in all.iter_recorded() {
+            let us = u32::try_from(all.lowest_equivalent(at.value_iterated_to())).unwrap_or(u32::MAX);
+            let before = known.next_if(|(value, _)| *value == us).map_or(0, |(_, count)| count);
+            let count = at.count_at_value().saturating_sub(before);
+            if count > 0 {
+                counts.push((us, count));
+            }
         }
-        all.iter_recorded()
-            .map(|at| (all.lowest_equivalent(at.value_iterated_to()), at.count_at_value()))
-            .map(|(us, count)| (us, count.saturating_sub(known.get(&us).copied().unwrap_or(0))))
-            .filter(|(_, count)| *count > 0)
-            .collect()
+        counts
     }
-}
-
-fn lowest(all: &Histogram<u32>, counts: &[(u64, u32)]) -> Vec<(u64, u32)> {
-    counts.iter().map(|(us, count)| (all.lowest_equivalent((*us).clamp(1, MAX_US)), *count)).collect()
 }
 
 fn number(us: i64) -> i64 {

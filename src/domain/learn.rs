@@ -263,7 +263,7 @@ mod tests {
         learner.on_rate_limited(at(100), at(110), Some(1000));
         let wall = Wall(1_000_000_000_000);
         let saved = learner.checkpoint(at(105), wall);
-        let restored = |now, wall| RateLearner::restore(&saved, wall, now, wall);
+        let restored = |now, later| RateLearner::restore(&saved, wall, now, later);
         let later = restored(at(1000), wall.plus(Duration::from_secs(15)));
         assert_eq!(later.default_pause(), learner.default_pause());
         assert_eq!(later.limit(at(1000), Some(1000)), learner.limit(at(120), Some(1000)));

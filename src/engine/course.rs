@@ -284,7 +284,6 @@ impl<'a> Course<'a> {
             Ok(Err(e)) => return failed(attempt, e.outcome, &e.message, None),
             Ok(Ok(body)) => body,
         };
-        attempt.seen.first_content = Some(clock::now());
         match Answer::read(&body) {
             Ok(answer) => {
                 attempt.seen.usage = answer.usage;

@@ -14,7 +14,7 @@ use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Access;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::record::{Kept, Records};
-use crate::store::RequestRecord;
+use crate::store::{LedgerItem, RequestRecord};
 use actix::{Actor, Addr};
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
@@ -112,7 +112,7 @@ impl Gateway {
             && let Ok(bytes) = serde_json::to_vec(&kept.spell_out())
         {
             let (request_id, at) = (kept.request_id.clone(), clock::wall());
-            self.ledger.push(Item::Record(RequestRecord { request_id, at, bytes }));
+            self.ledger.push(Item::Ledger(LedgerItem::Record(RequestRecord { request_id, at, bytes })));
         }
         self.records.put(kept);
     }

@@ -154,7 +154,7 @@ impl Gateway {
 
     async fn store_key(&self, key: &VirtualKey) -> Result<(), ApiError> {
         let bytes = key.to_bytes();
-        self.write(StateWrite::Put { area: Area::Key, name: key.id.as_str().into(), bytes }).await
+        self.write(StateWrite::Put { area: Area::Key, name: key.id.as_str().into(), bytes, durable: true }).await
     }
 
     /// All virtual keys, without secrets.

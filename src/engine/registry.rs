@@ -229,7 +229,7 @@ impl Gateway {
 
     async fn remember(&self, name: &str, change: &Change) -> Result<(), ApiError> {
         let bytes = serde_json::to_vec(change).unwrap_or_default();
-        self.write(StateWrite::Put { area: Area::Endpoint, name: name.into(), bytes }).await
+        self.write(StateWrite::Put { area: Area::Endpoint, name: name.into(), bytes, durable: true }).await
     }
 
     /// Writes a change of state to disk.

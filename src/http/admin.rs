@@ -50,7 +50,7 @@ pub async fn answered<T: Serialize>(
 ) -> HttpResponse {
     let gateway = &worker.gateway;
     let result = match guard::operator(gateway, request.headers()) {
-        Ok(()) => work(gateway).await,
+        Ok(()) => guard::caught(work(gateway)).await.flatten(),
         Err(error) => Err(error),
     };
     match result {

@@ -30,7 +30,8 @@ pub fn routes(config: &mut ServiceConfig) {
 }
 
 async fn chat(request: HttpRequest, payload: Payload, worker: OfWorker) -> HttpResponse {
-    match serve_chat(&request, payload, &worker).await {
+    let served = guard::caught(serve_chat(&request, payload, &worker)).await;
+    match served.map_err(Failure::from).flatten() {
         Ok(Served::Whole { head, status, content_type, body }) => {
             respond::headed(status, &head, false).content_type(content_type).body(body)
         }
@@ -78,7 +79,7 @@ async fn explained(request: HttpRequest, payload: Payload, worker: OfWorker) -> 
         let body = body::read(&request, payload, worker.gateway.config().server.body_limit).await?;
         explain::running(&worker, &caller, hints, &body).await
     };
-    match decided.await {
+    match guard::caught(decided).await.flatten() {
         Ok(decision) => respond::json(200, &decision),
         Err(error) => respond::error(&error, None),
     }

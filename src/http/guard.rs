@@ -3,11 +3,7 @@
 use crate::engine::access::Caller;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Gateway;
-use crate::http::respond;
-use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
-use actix_web::middleware::Next;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 
@@ -37,21 +33,11 @@ pub fn operator(gateway: &Gateway, headers: &HeaderMap) -> Result<(), ApiError> 
     gateway.access.operator(secret(headers))
 }
 
-/// Around every request: a panic is answered with 500, where actix would close the connection without a word.
+/// Runs a handler's work; a panic in it becomes a 500, where actix would close the connection without a word.
 ///
 /// # Errors
-/// Whatever the service reports.
-pub async fn outermost<B: MessageBody>(
-    request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
-    let http = request.request().clone();
-    match AssertUnwindSafe(next.call(request)).catch_unwind().await {
-        Ok(done) => Ok(done?.map_into_left_body()),
-        Err(_) => {
-            tracing::error!(path = http.path(), "a request handler panicked");
-            let error = ApiError::new(Code::Internal, "the gateway failed on this request; its log says more");
-            Ok(ServiceResponse::new(http, respond::error(&error, None)).map_into_right_body())
-        }
-    }
+/// 500 after a panic, which the log tells more of.
+pub async fn caught<T>(work: impl Future<Output = T>) -> Result<T, ApiError> {
+    let panicked = |_| ApiError::new(Code::Internal, "the gateway failed on this request; its log says more");
+    AssertUnwindSafe(work).catch_unwind().await.map_err(panicked)
 }

@@ -11,8 +11,6 @@ mod metrics;
 mod reports;
 mod respond;
 
-pub use guard::outermost;
-
 use crate::engine::error::{ApiError, Code};
 use actix_web::HttpResponse;
 use actix_web::web::{self, ServiceConfig};

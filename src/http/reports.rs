@@ -47,7 +47,7 @@ async fn report(request: HttpRequest, worker: OfWorker) -> HttpResponse {
         let group_by = group_by(asked.group_by.as_deref().unwrap_or("model"))?;
         worker.gateway.report(range(asked.from.as_deref(), asked.to.as_deref())?, group_by).await
     };
-    match made.await {
+    match guard::caught(made).await.flatten() {
         Ok(report) if wants_text => {
             HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(report.to_table())
         }

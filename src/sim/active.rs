@@ -25,7 +25,8 @@ pub(super) struct Manner {
     pub latency: Option<Latency>,
     pub slow: Duration,
     pub tokens_per_second: Option<f64>,
-    pub one_byte: bool,
+    /// Each byte by itself, with a pause of so long.
+    pub one_byte: Option<Duration>,
     pub mixed_newlines: bool,
     pub no_usage: bool,
     pub finish: Option<String>,
@@ -171,7 +172,9 @@ impl Hits {
             FaultKind::Latency { latency } => self.manner.latency = Some(latency.clone()),
             FaultKind::SlowFirstByte { ms } => self.manner.slow += Duration::from_millis(*ms),
             FaultKind::Trickle { tokens_per_second } => self.manner.tokens_per_second = Some(*tokens_per_second),
-            FaultKind::OneBytePackets => self.manner.one_byte = true,
+            FaultKind::OneBytePackets { gap_ms } => {
+                self.manner.one_byte = Some(Duration::from_millis(gap_ms.unwrap_or(0)));
+            }
             FaultKind::MixedNewlines => self.manner.mixed_newlines = true,
             FaultKind::NoUsage => self.manner.no_usage = true,
             FaultKind::Finish { reason } => self.manner.finish = Some(reason.clone()),
@@ -192,7 +195,7 @@ mod tests {
     fn all_manners_apply_but_only_the_first_ending() {
         let mut active = Active::new(
             vec![
-                FaultKind::OneBytePackets.into(),
+                FaultKind::OneBytePackets { gap_ms: None }.into(),
                 FaultKind::CutAfter { events: 3, reset: false }.into(),
                 FaultKind::Hang.into(),
                 FaultKind::SlowFirstByte { ms: 5 }.into(),
@@ -200,7 +203,7 @@ mod tests {
             Ts(0),
         );
         let hits = active.on_request(CHAT, Ts(0), |_| 0.0);
-        assert!(hits.manner.one_byte && hits.manner.slow == Duration::from_millis(5));
+        assert!(hits.manner.one_byte == Some(Duration::ZERO) && hits.manner.slow == Duration::from_millis(5));
         assert_eq!(hits.ending, Some(FaultKind::CutAfter { events: 3, reset: false }));
         assert_eq!(hits.names, ["one_byte_packets", "cut_after", "slow_first_byte"]);
     }

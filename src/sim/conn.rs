@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -116,8 +117,8 @@ pub(super) struct Conn {
     stream: TcpStream,
     buf: BytesMut,
     shared: Arc<Shared>,
-    /// Each byte goes out by itself.
-    pub one_byte: bool,
+    /// Each byte goes out by itself, with a pause of so long.
+    pub one_byte: Option<Duration>,
     /// What is written counts; answers to control requests don't.
     pub counted: bool,
 }
@@ -154,7 +155,7 @@ async fn hang_up(stream: &TcpStream, buf: &mut BytesMut) {
 
 impl Conn {
     pub(super) fn new(stream: TcpStream, shared: Arc<Shared>) -> Self {
-        Self { stream, buf: BytesMut::new(), shared, one_byte: false, counted: true }
+        Self { stream, buf: BytesMut::new(), shared, one_byte: None, counted: true }
     }
 
     /// The head of the next request; none: the connection is over. With `port`, an idle connection ends when the port does.
@@ -250,15 +251,16 @@ impl Conn {
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Gone> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let piece = if self.one_byte { rest.get(..1).unwrap_or(rest) } else { rest };
+            let piece = if self.one_byte.is_some() { rest.get(..1).unwrap_or(rest) } else { rest };
             match self.stream.try_write(piece) {
                 Ok(sent) => {
                     if self.counted {
                         self.shared.bytes_out.fetch_add(sent as u64, Ordering::Relaxed);
                     }
                     rest = rest.get(sent..).unwrap_or_default();
-                    if self.one_byte {
+                    if let Some(gap) = self.one_byte {
                         tokio::task::yield_now().await;
+                        self.wait_until(clock::now().plus(gap)).await?;
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {

@@ -22,8 +22,11 @@ pub enum FaultKind {
     SlowFirstByte { ms: u64 },
     /// Another rate, instead of the profile's.
     Trickle { tokens_per_second: f64 },
-    /// One write per byte.
-    OneBytePackets,
+    /// One write per byte, and a pause after each if `gap_ms` says so: without it a reader that lags finds several at once.
+    OneBytePackets {
+        #[serde(default)]
+        gap_ms: Option<u64>,
+    },
     /// Streams: a byte order mark, CRLF and LF in turn, data over several lines, comments, no blank after the colon.
     MixedNewlines,
     /// The answer doesn't say what it used.
@@ -131,7 +134,7 @@ impl FaultKind {
             Self::Latency { .. } => "latency",
             Self::SlowFirstByte { .. } => "slow_first_byte",
             Self::Trickle { .. } => "trickle",
-            Self::OneBytePackets => "one_byte_packets",
+            Self::OneBytePackets { .. } => "one_byte_packets",
             Self::MixedNewlines => "mixed_newlines",
             Self::NoUsage => "no_usage",
             Self::Finish { .. } => "finish",
@@ -164,7 +167,7 @@ impl FaultKind {
             Self::Latency { .. }
             | Self::SlowFirstByte { .. }
             | Self::Trickle { .. }
-            | Self::OneBytePackets
+            | Self::OneBytePackets { .. }
             | Self::MixedNewlines
             | Self::NoUsage
             | Self::Finish { .. } => Stage::Manner,

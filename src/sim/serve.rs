@@ -117,7 +117,7 @@ async fn exchange(
     head: &Head,
     control_only: bool,
 ) -> After {
-    conn.one_byte = false;
+    conn.one_byte = None;
     let control = head.path.strip_prefix("/__sim/");
     conn.counted = control.is_none();
     if let Some(what) = control {

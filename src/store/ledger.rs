@@ -29,6 +29,7 @@ const EVEN_OUT_US: i64 = 5_000_000;
 
 /// Something for the ledger's next commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "nearly all items are rows; boxing each would cost more than it saves")]
 pub enum LedgerItem {
     /// An attempt.
     Row(Entry),

@@ -70,7 +70,7 @@ fn half_of_ten_calls_open_and_nine_do_not() {
 fn a_rate_under_the_half_never_opens() {
     let mut b = breaker();
     for n in 0..1000 {
-        assert_eq!(b.now(n / 20, if n % 5 < 2 { FAIL } else { OK }), None);
+        assert_eq!(b.now(n / 20, if n % 5 > 2 { FAIL } else { OK }), None);
     }
     assert!((b.view(at(49)).failure_rate - 0.4).abs() < 0.01);
 }

@@ -22,25 +22,43 @@ pub(super) fn is_combining(c: char) -> bool {
 
 /// Scripts in which a term stands amid others without spaces, or takes particles at its end: Thai to Khmer, Kana, Han, Hangul.
 pub(super) fn is_unspaced(c: char) -> bool {
-    matches!(u32::from(c),
-        0x0e00..=0x0eff | 0x1000..=0x109f | 0x1100..=0x11ff | 0x1780..=0x17ff
-        | 0x3040..=0x30ff | 0x3130..=0x318f | 0x3400..=0x9fff | 0xac00..=0xd7af | 0xf900..=0xfaff | 0x2_0000..=0x3_ffff)
+    let c = u32::from(c);
+    matches!(c,
+            0x3040..=0x30ff | 0x3400..=0x9fff | 0xac00..=0xd7af | 0x0e00..=0x0eff | 0x1000..=0x109f | 0x1100..=0x11ff
+            | 0x1780..=0x17ff | 0x3130..=0x318f | 0xf900..=0xfaff | 0x2_0000..=0x3_ffff)
 }
 
 /// Whether `c` goes on with a spaced word.
 pub(super) fn is_word(c: char) -> bool {
-    if c.is_ascii() { c.is_ascii_alphanumeric() } else { (c.is_alphanumeric() && !is_unspaced(c)) || is_combining(c) }
+    match u32::from(c) {
+        0..=0x7f => c.is_ascii_alphanumeric(),
+        // Common letters, without a look into the tables of Unicode.
+        0x00d8..=0x00f6 | 0x0300..=0x036f | 0x0400..=0x0481 | 0x0620..=0x064a => true,
+        // The tables come last: they are slow.
+        _ => !is_unspaced(c) && c.is_alphanumeric(),
+    }
 }
 
 /// The form in which terms are compared: small, Latin letters without diacritics, full-width forms narrow, white space a space.
 pub(super) fn fold(c: char) -> char {
-    if c.is_ascii() {
-        return if c.is_ascii_whitespace() { ' ' } else { c.to_ascii_lowercase() };
-    }
+    let moved = |to: u32| char::from_u32(to).unwrap_or(c);
     match u32::from(c) {
-        // U+FF01..U+FF5E mirror U+0021..U+007E.
-        wide @ 0xff01..=0xff5e => char::from_u32(wide - 0xfee0).map_or(c, fold),
+        0..=0x7f => {
+            if c.is_ascii_whitespace() {
+                ' '
+            } else {
+                c.to_ascii_lowercase()
+            }
+        }
+        0x3040..=0x9fff | 0xac00..=0xd7af => c,
         0xa0 | 0x3000 => ' ',
+        // Cyrillic by arithmetic; what has no case, as it is.
+        0x0401 | 0x0451 => 'е',
+        upper @ 0x0400..=0x040f => moved(upper + 0x50),
+        upper @ 0x0410..=0x042f => moved(upper + 0x20),
+        0x0430..=0x045f | 0x0590..=0x109f => c,
+        // U+FF01..U+FF5E mirror U+0021..U+007E.
+        wide @ 0xff01..=0xff5e => moved(wide - 0xfee0).to_ascii_lowercase(),
         _ => bare(c.to_lowercase().next().unwrap_or(c)),
     }
 }
@@ -62,7 +80,6 @@ fn bare(c: char) -> char {
         'ù'..='ü' | 'ũ' | 'ū' | 'ŭ' | 'ů' | 'ű' | 'ų' => 'u',
         'ý' | 'ÿ' => 'y',
         'ź' | 'ż' | 'ž' => 'z',
-        'ё' => 'е',
         'ά' => 'α',
         'έ' => 'ε',
         'ή' => 'η',

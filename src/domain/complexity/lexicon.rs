@@ -73,6 +73,8 @@ pub struct Lexicon {
     ends: Vec<End>,
     /// The children of the root by ASCII character; 0: none (no edge leads back to the root).
     first: [u32; 128],
+    /// The other children of the root: a hash table with open addressing, at most a quarter full; 0: a free slot.
+    first_beyond: Vec<(char, u32)>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -134,6 +136,7 @@ impl Lexicon {
             edges: Vec::new(),
             ends: Vec::new(),
             first: [0; 128],
+            first_beyond: Vec::new(),
         }
     }
 
@@ -187,18 +190,32 @@ impl Lexicon {
             self.ends.extend(&branch.ends);
             self.nodes.push(Node { edges: (edges, self.edges.len() as u32), ends: (ends, self.ends.len() as u32) });
         }
-        for (c, to) in tree.branches.iter().take(1).flat_map(|root| &root.children) {
-            if let Some(slot) = self.first.get_mut(*c as usize) {
-                *slot = *to;
+        let Some(root) = tree.branches.first() else { return };
+        self.first_beyond = vec![(' ', 0); (root.children.len() * 4).next_power_of_two()];
+        for (c, to) in &root.children {
+            match self.first.get_mut(*c as usize) {
+                Some(slot) => *slot = *to,
+                None => {
+                    let mask = self.first_beyond.len() - 1;
+                    let free = |at: &usize| self.first_beyond.get(*at).is_some_and(|(_, to)| *to == 0);
+                    let free = (0..=mask).map(|i| (hash(*c) + i) & mask).find(free);
+                    if let Some(slot) = free.and_then(|i| self.first_beyond.get_mut(i)) {
+                        *slot = (*c, *to);
+                    }
+                }
             }
         }
     }
 
-    /// Marks the terms that begin exactly at the start of `text`.
-    pub(super) fn walk(&self, text: &str, found: &mut Found) {
-        let mut chars = text.chars();
-        let Some(first) = chars.next() else { return };
-        let Some(mut node) = self.step_from_root(fold(first)) else { return };
+    /// Marks the terms that begin with `first` and go on with `rest`.
+    pub(super) fn walk(&self, first: char, rest: &str, found: &mut Found) {
+        if let Some(node) = self.step_from_root(fold(first)) {
+            self.walk_from(node, rest, found);
+        }
+    }
+
+    fn walk_from(&self, mut node: Node, rest: &str, found: &mut Found) {
+        let mut chars = rest.chars();
         loop {
             for end in slice(&self.ends, node.ends) {
                 if !end.whole || !chars.clone().next().is_some_and(is_word) {
@@ -218,15 +235,25 @@ impl Lexicon {
 
     fn step_from_root(&self, c: char) -> Option<Node> {
         let to = match self.first.get(c as usize) {
-            Some(0) => return None,
             Some(to) => *to,
             None => {
-                let edges = slice(&self.edges, self.nodes.first()?.edges);
-                edges.get(edges.binary_search_by_key(&c, |(edge, _)| *edge).ok()?)?.1
+                let mut at = hash(c);
+                loop {
+                    let (of, to) = *self.first_beyond.get(at & self.first_beyond.len().checked_sub(1)?)?;
+                    if of == c || to == 0 {
+                        break to;
+                    }
+                    at += 1;
+                }
             }
         };
-        self.nodes.get(to as usize).copied()
+        if to == 0 { None } else { self.nodes.get(to as usize).copied() }
     }
+}
+
+/// Spreads characters over a small table: neighbours in a script go to different slots.
+fn hash(c: char) -> usize {
+    (u32::from(c).wrapping_mul(0x9e37_79b1) >> 16) as usize
 }
 
 fn slice<T>(all: &[T], (from, to): (u32, u32)) -> &[T] {

@@ -24,6 +24,8 @@ const FREE_LETTERS: u64 = 4;
 const LETTER: u64 = 240;
 /// A letter with a diacritic, on top.
 const ACCENTED: u64 = 800;
+/// One of Latin Extended Additional: in Vietnamese nearly every word has one, and is a token nevertheless.
+const VIETNAMESE: u64 = 250;
 /// A capital after another.
 const CAPITAL: u64 = 300;
 /// Up to three digits.
@@ -111,7 +113,7 @@ impl Rest<'_> {
 
     /// A word in Latin script; as tokenizers do, a capital after a small letter begins another (`HashMap`).
     fn latin_word(&mut self) -> u64 {
-        let (mut letters, mut accented, mut capitals) = (0_u64, 0_u64, 0_u64);
+        let (mut letters, mut diacritics, mut capitals) = (0_u64, 0_u64, 0_u64);
         while let Some(byte) = self.byte() {
             if byte.is_ascii_lowercase() {
                 letters += 1;
@@ -126,7 +128,7 @@ impl Rest<'_> {
             } else if byte >= 0x80 {
                 match self.char().filter(|c| is_latin(*c) || is_combining(*c)) {
                     Some(c) => {
-                        accented += 1;
+                        diacritics += if u32::from(c) < 0x1e00 { ACCENTED } else { VIETNAMESE };
                         letters += 1;
                         self.at += c.len_utf8();
                     }
@@ -136,9 +138,7 @@ impl Rest<'_> {
                 break;
             }
         }
-        WORD + LETTER * letters.saturating_sub(FREE_LETTERS)
-            + ACCENTED * accented
-            + CAPITAL * capitals.saturating_sub(1)
+        WORD + LETTER * letters.saturating_sub(FREE_LETTERS) + diacritics + CAPITAL * capitals.saturating_sub(1)
     }
 
     /// Anything that begins beyond ASCII.
@@ -152,46 +152,74 @@ impl Rest<'_> {
         }
         let rate = Rate::of(first);
         let mut letters = 0;
-        while let Some(c) = self.char().filter(|c| Rate::of(*c) == rate) {
+        for c in self.text.get(self.at..).unwrap_or("").chars().take_while(|c| rate.fits(*c)) {
             letters += 1;
             self.at += c.len_utf8();
+        }
+        // Where no rate is known, letters go one by one.
+        if letters == 0 {
+            letters = 1;
+            self.at += first.len_utf8();
         }
         rate.word + rate.letter * letters
     }
 }
 
 /// What a run of letters of one script costs.
-#[derive(Clone, Copy, PartialEq, Eq)]
 struct Rate {
+    from: u32,
+    to: u32,
     word: u64,
     letter: u64,
 }
 
+/// The scripts, the common ones first; sorted by nothing else.
+const RATES: &[Rate] = &[
+    rate(0x3400, 0x9fff, 0, 930),       // Han
+    rate(0x3040, 0x30ff, 0, 850),       // Kana
+    rate(0x0400, 0x052f, 500, 240),     // Cyrillic
+    rate(0xac00, 0xd7af, 0, 820),       // Hangul
+    rate(0x2000, 0x206f, 200, 600),     // punctuation
+    rate(0x3000, 0x303f, 200, 600),     // punctuation of Chinese and Japanese
+    rate(0xff00, 0xffef, 200, 600),     // full-width forms
+    rate(0x0600, 0x077f, 0, 380),       // Arabic, Persian, Urdu
+    rate(0x0900, 0x097f, 0, 350),       // Devanagari
+    rate(0x0370, 0x03ff, 0, 410),       // Greek
+    rate(0x0590, 0x05ff, 0, 470),       // Hebrew
+    rate(0x0e00, 0x0e7f, 0, 440),       // Thai
+    rate(0x0530, 0x058f, 200, 280),     // Armenian
+    rate(0x10a0, 0x10ff, 200, 280),     // Georgian
+    rate(0x0a00, 0x0a7f, 0, 640),       // Gurmukhi
+    rate(0x0c00, 0x0c7f, 0, 540),       // Telugu
+    rate(0x0980, 0x0d7f, 0, 410),       // the other Indic scripts
+    rate(0x0e80, 0x0eff, 0, 640),       // Lao
+    rate(0x1000, 0x109f, 0, 640),       // Burmese
+    rate(0x1780, 0x17ff, 0, 640),       // Khmer
+    rate(0x1200, 0x139f, 0, 2_550),     // Ethiopic
+    rate(0x1100, 0x11ff, 0, 820),       // Hangul, decomposed
+    rate(0x3130, 0x318f, 0, 820),       // Hangul letters
+    rate(0x1f00, 0x1fff, 0, 410),       // Greek, with accents
+    rate(0xf900, 0xfaff, 0, 930),       // Han, compatibility forms
+    rate(0x00a0, 0x00bf, 0, 800),       // signs
+    rate(0x02b0, 0x036f, 0, 800),       // marks
+    rate(0x2070, 0x2bff, 0, 1_300),     // mathematics, arrows, boxes
+    rate(0x1_f000, 0x1_faff, 0, 1_800), // emoji
+    rate(0x2_0000, 0x3_ffff, 0, 3_000), // rare Han
+];
+
+/// Every other script.
+const UNKNOWN: Rate = rate(0, 0, 0, 2_000);
+
+const fn rate(from: u32, to: u32, word: u64, letter: u64) -> Rate {
+    Rate { from, to, word, letter }
+}
+
 impl Rate {
-    fn of(c: char) -> Self {
-        let (word, letter) = match u32::from(c) {
-            0x0370..=0x03ff | 0x1f00..=0x1fff => (0, 410),                     // Greek
-            0x0400..=0x052f => (500, 240),                                     // Cyrillic
-            0x0530..=0x058f | 0x10a0..=0x10ff => (200, 280),                   // Armenian, Georgian
-            0x0590..=0x05ff => (0, 470),                                       // Hebrew
-            0x0600..=0x06ff | 0x0750..=0x077f => (0, 380),                     // Arabic, Persian, Urdu
-            0x0900..=0x097f => (0, 350),                                       // Devanagari
-            0x0a00..=0x0a7f => (0, 640),                                       // Gurmukhi
-            0x0980..=0x0bff | 0x0c80..=0x0d7f => (0, 410),                     // other Indic scripts
-            0x0c00..=0x0c7f => (0, 540),                                       // Telugu
-            0x0e00..=0x0e7f => (0, 440),                                       // Thai
-            0x0e80..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff => (0, 640),   // Lao, Burmese, Khmer
-            0x1200..=0x139f => (0, 2_550),                                     // Ethiopic
-            0x1100..=0x11ff | 0x3130..=0x318f | 0xac00..=0xd7af => (0, 820),   // Hangul
-            0x3040..=0x30ff => (0, 850),                                       // Kana
-            0x3400..=0x9fff | 0xf900..=0xfaff => (0, 930),                     // Han
-            0x2_0000..=0x3_ffff => (0, 3_000),                                 // rare Han
-            0x2000..=0x206f | 0x3000..=0x303f | 0xff00..=0xffef => (200, 600), // punctuation, full-width forms
-            0x00a0..=0x00bf | 0x02b0..=0x036f => (0, 800),                     // signs and marks
-            0x2070..=0x2bff => (0, 1_300),                                     // mathematics, arrows, boxes
-            0x1_f000..=0x1_faff => (0, 1_800),                                 // emoji
-            _ => (0, 2_000),
-        };
-        Self { word, letter }
+    fn of(c: char) -> &'static Self {
+        RATES.iter().find(|rate| rate.fits(c)).unwrap_or(&UNKNOWN)
+    }
+
+    fn fits(&self, c: char) -> bool {
+        (self.from..=self.to).contains(&u32::from(c))
     }
 }

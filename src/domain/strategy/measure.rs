@@ -62,7 +62,7 @@ impl Measures {
             strategy,
             min_quality: if order.min_quality.is_finite() { order.min_quality.min(1.0) } else { 0.0 },
             explore: unit(order.settings.explore),
-            blend: order.settings.balanced,
+            blend: normal(order.settings.balanced),
             lead: 0,
             cheapest: f32::INFINITY,
             fastest: f32::INFINITY,
@@ -146,8 +146,11 @@ impl Measures {
             }
         };
         let group = self.group(f);
-        let measure = if group & BELOW_FLOOR == 0 { measure } else { pair(1.0 - unit(f.quality), score) };
+        let quality_first = group & BELOW_FLOOR != 0 && self.strategy != StrategyKind::BestQuality;
+        let measure = if quality_first { pair(1.0 - unit(f.quality), score) } else { measure };
         let second = match self.strategy {
+            // A blend holds the latency already.
+            StrategyKind::Balanced => 0,
             _ if self.looks_at_latency() => ordered_f32(self.latency_or_usual(f)),
             // Cycles are exact only if equal credits fall the same way always; the weightless have none and take turns.
             StrategyKind::Weighted if f.weight > 0 => u32::try_from(index).unwrap_or(u32::MAX),
@@ -163,10 +166,12 @@ impl Measures {
     /// How many of the sorted `keys` are equals of the first by all but latency: among them a newcomer is explored.
     pub(super) fn equals_of_first(&self, keys: &[Key]) -> usize {
         let Some(first) = keys.first().filter(|_| self.looks_at_latency()) else { return 0 };
-        // A blend holds the latency already: there all candidates of the group are rivals.
+        // Where latency is (part of) the measure, all candidates of the group are rivals.
         let equal = |k: &&Key| match self.strategy {
-            StrategyKind::Balanced if self.lead & BELOW_FLOOR == 0 => k.group() == first.group(),
-            StrategyKind::Balanced => k.group_and_quality() == first.group_and_quality(),
+            StrategyKind::Balanced | StrategyKind::LeastLatency if self.lead & BELOW_FLOOR == 0 => {
+                k.group() == first.group()
+            }
+            StrategyKind::Balanced | StrategyKind::LeastLatency => k.group_and_quality() == first.group_and_quality(),
             _ => k.group_and_measure() == first.group_and_measure(),
         };
         keys.iter().take_while(equal).count()
@@ -185,16 +190,25 @@ impl Measures {
     fn blended(&self, f: &CandidateFacts) -> f32 {
         let known = latency(f).is_some();
         let failure_rate = if known { unit(f.failure_rate) } else { self.usual_failure_rate };
-        let w = &self.blend;
-        let parts = [
-            (w.cost, above(self.cheapest, cost(f))),
-            (w.latency, above(self.fastest, self.latency_or_usual(f))),
-            (w.quality, 1.0 - unit(f.quality)),
-            (w.failure_rate, failure_rate),
-        ];
-        let sound = |w: f32| if w.is_finite() { w.max(0.0) } else { 0.0 };
-        let total: f32 = parts.iter().map(|(w, _)| sound(*w)).sum();
-        if total > 0.0 { parts.iter().map(|(w, x)| sound(*w) * x).sum::<f32>() / total } else { 0.0 }
+        self.blend.cost * above(self.cheapest, cost(f))
+            + self.blend.latency * above(self.fastest, self.latency_or_usual(f))
+            + self.blend.quality * (1.0 - unit(f.quality))
+            + self.blend.failure_rate * failure_rate
+    }
+}
+
+/// Weights that sum to 1; unsound ones are 0.
+fn normal(w: BlendWeights) -> BlendWeights {
+    let sound = |x: f32| if x.is_finite() { x.clamp(0.0, 1.0) } else { 0.0 };
+    let (cost, latency, quality, failure_rate) =
+        (sound(w.cost), sound(w.latency), sound(w.quality), sound(w.failure_rate));
+    let total = (cost + latency + quality + failure_rate).max(f32::MIN_POSITIVE);
+    let share = |x: f32| x / total;
+    BlendWeights {
+        cost: share(cost),
+        latency: share(latency),
+        quality: share(quality),
+        failure_rate: share(failure_rate),
     }
 }
 

@@ -149,6 +149,27 @@ fn a_quality_floor_moves_the_worse_behind_and_never_removes_them() {
     assert_eq!(ranked(0.85, &c), (vec![1, 0, 2, 3], true), "blocked is behind even when good");
 }
 
+/// Endpoints whose quality nobody has set are all alike and below most floors: the strategies must work among them.
+#[test]
+fn equals_below_the_floor_are_ranked_and_explored_as_ever() {
+    use StrategyKind::{Balanced, BestQuality, CostBased, LeastLatency};
+    let mut c: Vec<_> = demo().into_iter().map(|f| CandidateFacts { quality: 0.5, ..f }).collect();
+    c.reverse();
+    c.push(CandidateFacts { quality: 0.5, est_cost: Some(NanoUsd(20_000)), ..fresh() });
+    for kind in [CostBased, BestQuality, LeastLatency, Balanced] {
+        let order = Order { min_quality: 0.7, ..Order::by(kind) };
+        let mut out = Vec::new();
+        let mut first = |roll| {
+            let applied = rank_with(&order, &c, &mut Cursor::default(), roll, &mut out);
+            assert!(applied.floor_missed);
+            out[0].index
+        };
+        assert_eq!(first(0.5), 3, "{}", kind.as_str());
+        let explored = if matches!(kind, LeastLatency | Balanced) { 4 } else { 3 };
+        assert_eq!(first(0.01), explored, "{}", kind.as_str());
+    }
+}
+
 #[test]
 fn rotation_skips_the_blocked_without_doubling_their_successor() {
     let mut c = vec![facts(); 4];

@@ -1,0 +1,137 @@
+//! Virtual keys: made, listed and revoked by the API, by the command line with a running gateway and without one.
+
+use crate::support::{Answer, Gateway, Setup, Upstream, chat_body, eventually, secs};
+use serde_json::{Value, json};
+
+async fn start(a: &Upstream) -> Gateway {
+    let setup = Setup::single(a).route("other", "priority", &["a"], &[]).auth_required();
+    Gateway::start(&setup).await
+}
+
+async fn make(gateway: &Gateway, key: &Value) -> (String, String) {
+    let made = gateway.admin("POST", "/admin/keys", Some(key)).await.expect(201).json();
+    (made["id"].as_str().expect("an id").to_owned(), made["secret"].as_str().expect("a secret").to_owned())
+}
+
+async fn chat(gateway: &Gateway, secret: &str, model: &str) -> Answer {
+    gateway.chat_with(&[("authorization", &format!("Bearer {secret}"))], &chat_body(model)).await
+}
+
+#[tokio::test]
+async fn a_key_lives_until_it_is_revoked_and_its_secret_is_shown_once() {
+    let a = Upstream::start();
+    let mut gateway = start(&a).await;
+    let (id, secret) = make(&gateway, &json!({"name": "app"})).await;
+    chat(&gateway, &secret, "chat").await.expect(200);
+    let list = gateway.admin_get("/admin/keys").await.to_string();
+    assert!(list.contains(&id) && list.contains("app") && !list.contains(&secret), "{list}");
+    gateway.restart().await;
+    chat(&gateway, &secret, "chat").await.expect(200);
+    let revoked = gateway.admin("DELETE", &format!("/admin/keys/{id}"), None).await;
+    assert!([200, 204].contains(&revoked.status), "{}", revoked.text());
+    chat(&gateway, &secret, "chat").await.expect_error(401, "invalid_api_key");
+    gateway.restart().await;
+    chat(&gateway, &secret, "chat").await.expect_error(401, "invalid_api_key");
+    gateway.admin("DELETE", "/admin/keys/key_unknown", None).await.expect(404);
+    let rows = gateway.wait_rows(2).await;
+    assert!(rows.iter().all(|r| r.get("key_id") == id));
+}
+
+#[tokio::test]
+async fn a_key_for_some_models_is_403_for_others() {
+    let a = Upstream::start();
+    let gateway = start(&a).await;
+    let (_, secret) = make(&gateway, &json!({"name": "app", "models": ["chat"]})).await;
+    chat(&gateway, &secret, "chat").await.expect(200);
+    for model in ["other", "a", "model-a"] {
+        chat(&gateway, &secret, model).await.expect_error(403, "model_not_allowed");
+    }
+    assert_eq!(a.calls(), 1);
+    let list = gateway.send("GET", "/v1/models", &[("authorization", &format!("Bearer {secret}"))], "").await;
+    let ids: Vec<_> = list.expect(200).json()["data"].as_array().unwrap().iter().map(|m| m["id"].clone()).collect();
+    assert_eq!(ids, [json!("chat")], "it sees what it may ask for");
+}
+
+#[tokio::test]
+async fn a_keys_requests_per_minute_hold() {
+    let a = Upstream::start();
+    let gateway = start(&a).await;
+    let (_, slow) = make(&gateway, &json!({"name": "slow", "rpm": 60})).await;
+    let (_, free) = make(&gateway, &json!({"name": "free"})).await;
+    let mut served = 0;
+    let mut refused = 0;
+    for _ in 0..40 {
+        let answer = chat(&gateway, &slow, "chat").await;
+        if answer.status == 200 {
+            served += 1;
+        } else {
+            refused += 1;
+            answer.expect_error(429, "rate_limit_exceeded");
+            assert!((1..=60).contains(&answer.need("retry-after").parse::<u64>().unwrap()));
+        }
+        chat(&gateway, &free, "chat").await.expect(200);
+    }
+    assert!((10..=20).contains(&served), "{served} served at 60 per minute");
+    assert_eq!(a.calls(), 40 + served);
+    assert!(refused > 0);
+}
+
+#[tokio::test]
+async fn a_bad_key_request_is_refused() {
+    let a = Upstream::start();
+    let gateway = start(&a).await;
+    for bad in [
+        json!({}),
+        json!({"name": 7}),
+        json!({"name": "x", "rpm": 0}),
+        json!({"name": "x", "rpm": -1}),
+        json!({"name": "x", "colour": "red"}),
+        json!({"name": "x", "models": "chat"}),
+    ] {
+        gateway.admin("POST", "/admin/keys", Some(&bad)).await.expect(400);
+    }
+    assert!(gateway.admin_get("/admin/keys").await["keys"].as_array().is_some_and(Vec::is_empty));
+}
+
+/// A new key's id and secret from `key create --format json`.
+fn made(stdout: &str) -> (String, String) {
+    let key: Value = serde_json::from_str(stdout).unwrap_or_else(|e| panic!("{e}: {stdout}"));
+    (key["id"].as_str().expect("an id").to_owned(), key["secret"].as_str().expect("a secret").to_owned())
+}
+
+#[tokio::test]
+async fn the_command_line_makes_lists_and_revokes_keys_of_a_stopped_gateway() {
+    let a = Upstream::start();
+    let mut gateway = start(&a).await;
+    gateway.kill();
+    let create = ["key", "create", "--name", "offline", "--model", "chat", "--rpm", "600", "--format", "json"];
+    let (id, secret) = made(&gateway.run(&create).expect(0).stdout);
+    let list = gateway.run(&["key", "list", "--format", "json"]).expect(0).stdout;
+    assert!(list.contains(&id) && list.contains("offline") && !list.contains(&secret), "{list}");
+    gateway.start_again().await;
+    chat(&gateway, &secret, "chat").await.expect(200);
+    chat(&gateway, &secret, "other").await.expect_error(403, "model_not_allowed");
+
+    let refused = gateway.run(&["key", "list"]).expect(1);
+    assert!(refused.stderr.contains("--url"), "{}", refused.stderr);
+
+    gateway.kill();
+    gateway.run(&["key", "revoke", &id]).expect(0);
+    gateway.run(&["key", "revoke", "key_unknown"]).expect(1);
+    gateway.start_again().await;
+    chat(&gateway, &secret, "chat").await.expect_error(401, "invalid_api_key");
+}
+
+#[tokio::test]
+async fn the_command_line_makes_lists_and_revokes_keys_of_a_running_gateway() {
+    let a = Upstream::start();
+    let gateway = start(&a).await;
+    let (id, secret) =
+        made(&gateway.run_by_url(&["key", "create", "--name", "online", "--format", "json"]).expect(0).stdout);
+    chat(&gateway, &secret, "chat").await.expect(200);
+    let list = gateway.run_by_url(&["key", "list", "--format", "json"]).expect(0).stdout;
+    assert!(list.contains(&id) && !list.contains(&secret), "{list}");
+    gateway.run_by_url(&["key", "revoke", &id]).expect(0);
+    eventually(secs(2), "the key is refused", async || chat(&gateway, &secret, "chat").await.status == 401).await;
+    gateway.run_by_url(&["key", "revoke", "key_unknown"]).expect(1);
+}

@@ -1,0 +1,101 @@
+//! Requests per minute and calls at once.
+
+use crate::support::{Gateway, Reply, Setup, Upstream, chat_body, eventually, ms, secs};
+use std::time::Instant;
+
+#[tokio::test]
+async fn requests_per_minute_hold_under_five_times_the_load() {
+    const RPM: f64 = 600.0;
+    let a = Upstream::start();
+    a.forget_bodies();
+    let setup =
+        Setup::new().endpoint("a", &a, &["limits: {rpm: 600, max_wait: 0s}"]).route("chat", "priority", &["a"], &[]);
+    let gateway = Gateway::start(&setup).await;
+    let (began, overload) = (Instant::now(), RPM / 60.0 * 5.0);
+    let (mut sent, mut served, mut refused) = (0_u32, 0_u32, 0_u32);
+    while began.elapsed() < secs(6) {
+        if f64::from(sent) > began.elapsed().as_secs_f64() * overload {
+            tokio::time::sleep(ms(5)).await;
+            continue;
+        }
+        sent += 1;
+        let answer = gateway.chat(&chat_body("chat")).await;
+        if answer.status == 200 {
+            served += 1;
+        } else {
+            refused += 1;
+            assert!([429, 503].contains(&answer.status), "{}", answer.text());
+            assert!(answer.need("retry-after").parse::<u64>().is_ok());
+        }
+    }
+    // The bucket holds ten seconds' worth and refills evenly.
+    let allowed = RPM / 6.0 + began.elapsed().as_secs_f64() * RPM / 60.0 + 1.0;
+    assert_eq!(a.calls(), served as usize);
+    assert!(f64::from(served) <= allowed, "{served} served, {allowed:.0} allowed");
+    assert!(f64::from(served) >= allowed * 0.85, "{served} served of {allowed:.0} allowed: the limit is used");
+    assert!(refused > served, "{refused} refused of {sent}");
+}
+
+#[tokio::test]
+async fn a_full_bucket_hands_over_to_the_next_candidate() {
+    let (a, b) = (Upstream::start(), Upstream::start());
+    let gateway = Gateway::start(&Setup::pair(&a, &b, &["limits: {rpm: 60}"])).await;
+    for _ in 0..40 {
+        gateway.chat(&chat_body("chat")).await.expect(200);
+    }
+    assert!((10..=20).contains(&a.calls()), "{} calls at 60 per minute", a.calls());
+    assert_eq!(a.calls() + b.calls(), 40);
+    let limits = gateway.endpoint("a").await["limits"].clone();
+    assert_eq!(limits["rpm"]["limit"], 60, "{limits}");
+    assert!(limits["rpm"]["available"].as_f64().is_some_and(|n| n < 2.0), "{limits}");
+}
+
+#[tokio::test]
+async fn no_more_calls_at_once_than_allowed() {
+    let a = Upstream::start_with(Reply::Slow(ms(150)));
+    let setup = Setup::new().endpoint("a", &a, &["limits: {concurrency: 3, max_wait: 20s}"]).route(
+        "chat",
+        "priority",
+        &["a"],
+        &[],
+    );
+    let gateway = Gateway::start(&setup).await;
+    let body = chat_body("chat");
+    let all = futures_util::future::join_all((0..30).map(|_| gateway.chat(&body)));
+    let watch = async {
+        let mut most = 0;
+        eventually(secs(30), "all were called", async || {
+            most = most.max(a.running());
+            a.calls() == 30
+        })
+        .await;
+        most
+    };
+    let (answers, most) = futures_util::future::join(all, watch).await;
+    assert!(answers.iter().all(|a| a.status == 200), "they wait for a place");
+    assert!((2..=3).contains(&most), "{most} at once");
+}
+
+#[tokio::test]
+async fn a_full_endpoint_that_may_not_be_waited_for_is_503_at_once() {
+    let a = Upstream::start_with(Reply::Hang);
+    let setup = Setup::new().endpoint("a", &a, &["limits: {concurrency: 2, max_wait: 0s}"]).route(
+        "chat",
+        "priority",
+        &["a"],
+        &[],
+    );
+    let gateway = Gateway::start(&setup).await;
+    let body = chat_body("chat");
+    let held = futures_util::future::join(gateway.chat(&body), gateway.chat(&body));
+    let probe = async {
+        eventually(secs(5), "two calls run", async || a.running() == 2).await;
+        let began = Instant::now();
+        gateway.chat(&body).await.expect_error(503, "no_endpoint_available");
+        assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
+    };
+    tokio::select! {
+        _ = held => panic!("a hanging upstream answered"),
+        () = probe => {}
+    }
+}

@@ -1,0 +1,26 @@
+//! Black-box tests: the real binary, real sockets, one concern per module. One test program, because linking is what costs.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "tests measure real time and own their tasks")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod auth;
+mod bad_input;
+mod breaker;
+mod cancel;
+mod cli;
+mod distribution;
+mod explain;
+mod failover;
+mod headers;
+mod keys;
+mod ledger;
+mod limits;
+mod metrics;
+mod registry;
+mod restart;
+mod secrets;
+mod shutdown;
+mod streams;
+mod supervision;

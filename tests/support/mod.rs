@@ -1,0 +1,35 @@
+//! What the black-box tests stand on: the real binary as a child process ([`gateway`]), upstreams whose every byte a test decides
+//! and sees ([`upstream`]), a configuration to write down ([`setup`]), and a client that looks at answers ([`client`]).
+//!
+//! Rules: every test has its own ports and its own folder; nothing is waited for with a fixed sleep but with [`eventually`];
+//! a process that a test started ends with the test.
+
+pub mod client;
+pub mod gateway;
+pub mod ledger;
+pub mod setup;
+pub mod upstream;
+
+pub use client::{Answer, Sse, chat_body, stream_body};
+pub use gateway::{ADMIN_TOKEN, Gateway, Run, breakwater};
+pub use setup::Setup;
+pub use upstream::{Reply, Upstream};
+
+use std::time::{Duration, Instant};
+
+/// Looks every 10 ms whether `check` holds, and fails the test when it still does not after `limit`.
+pub async fn eventually(limit: Duration, what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + limit;
+    while !check().await {
+        assert!(Instant::now() < until, "after {limit:?} it still does not hold that {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+pub const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
