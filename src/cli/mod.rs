@@ -1,10 +1,13 @@
 //! The command line: one file per subcommand, each with its arguments and its `run`.
 
 pub mod check;
+mod download;
 pub mod explain;
+pub mod key;
+pub mod ledger;
+mod output;
+mod place;
 mod remote;
-//pub mod key;
-//pub mod ledger;
 pub mod serve;
 pub mod sim;
 
@@ -61,10 +64,10 @@ enum Command {
     Sim(sim::SimArgs),
     /// Validate a configuration.
     Check(check::CheckArgs),
-    /*/// Export, report or verify the cost ledger.
+    /// Export, report or verify the cost ledger.
     Ledger(ledger::LedgerArgs),
     /// Create, list or revoke virtual keys.
-    Key(key::KeyArgs),*/
+    Key(key::KeyArgs),
     /// Show which endpoint would be chosen, and why not the others.
     Explain(explain::ExplainArgs),
 }
@@ -77,6 +80,8 @@ pub fn run() -> Exit {
             Command::Serve(args) => serve::run(args),
             Command::Sim(args) => sim::run(args),
             Command::Check(args) => check::run(args),
+            Command::Ledger(args) => ledger::run(args),
+            Command::Key(args) => key::run(args),
             Command::Explain(args) => explain::run(args),
         },
         Err(e) if e.use_stderr() => {

@@ -114,6 +114,22 @@ impl VirtualKey {
         self.models.is_empty() || self.models.iter().any(|m| m == model)
     }
 
+    /// As operators see it: without the hash.
+    #[must_use]
+    pub fn to_view(&self) -> serde_json::Value {
+        serde_json::json!({
+            "id": self.id,
+            "name": self.name,
+            "models": self.models,
+            "rpm": self.rpm,
+            "tpm": self.tpm,
+            "tags": self.tags,
+            "created_at": self.created_at.to_rfc3339(),
+            "expires_at": self.expires_at.map(Wall::to_rfc3339),
+            "revoked": self.revoked,
+        })
+    }
+
     /// The stored form.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

@@ -3,15 +3,110 @@
 //! The same figures in all three; a missing figure (no success yet, no price) is `-`, `null` or empty, never 0.
 
 use crate::domain::sums::{GroupBy, SumRow, Tally};
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
-/// A report ready to be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A report ready to be written, or as another process wrote it in JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// What the groups are: `model`.
-    pub title: String,
-    pub rows: Vec<SumRow>,
-    pub total: Tally,
+    pub group_by: String,
+    pub rows: Vec<ReportRow>,
+    pub total: Figures,
+}
+
+/// One group's line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportRow {
+    pub group: String,
+    #[serde(flatten)]
+    pub figures: Figures,
+}
+
+/// What is told of a group. Latency is that of successful attempts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    pub requests: u64,
+    pub attempts: u64,
+    pub successes: u64,
+    pub failures: u64,
+    pub cancelled: u64,
+    /// `None`: nothing succeeded or failed.
+    pub success_percent: Option<f64>,
+    pub latency_ms_avg: Option<f64>,
+    /// Within 3.2 %.
+    pub latency_ms_p50: Option<f64>,
+    /// Within 3.2 %.
+    pub latency_ms_p99: Option<f64>,
+    pub latency_us_sum: u64,
+    pub input_tokens: u64,
+    pub cached_input_tokens: u64,
+    pub cache_write_tokens: u64,
+    pub output_tokens: u64,
+    pub reasoning_tokens: u64,
+    pub cost_nanousd: i64,
+    /// The same in dollars, exactly.
+    pub cost_usd: String,
+    /// Attempts without a price, which the cost leaves out.
+    pub unpriced: u64,
+}
+
+impl Figures {
+    fn of(t: &Tally) -> Self {
+        Self {
+            requests: t.requests,
+            attempts: t.attempts,
+            successes: t.successes,
+            failures: t.failures,
+            cancelled: t.cancelled,
+            success_percent: t.success_percent(),
+            latency_ms_avg: ms(t.mean_latency_us()),
+            latency_ms_p50: ms(t.latency.quantile(0.5)),
+            latency_ms_p99: ms(t.latency.quantile(0.99)),
+            latency_us_sum: t.latency_us_sum,
+            input_tokens: t.usage.input,
+            cached_input_tokens: t.usage.cached_input,
+            cache_write_tokens: t.usage.cache_write,
+            output_tokens: t.usage.output,
+            reasoning_tokens: t.usage.reasoning,
+            cost_nanousd: t.cost.0,
+            cost_usd: t.cost.to_string(),
+            unpriced: t.unpriced,
+        }
+    }
+
+    fn tokens(&self) -> u64 {
+        let all = [
+            self.input_tokens,
+            self.cached_input_tokens,
+            self.cache_write_tokens,
+            self.output_tokens,
+            self.reasoning_tokens,
+        ];
+        all.into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// A line of the table. A cost that leaves attempts out is marked, one without any priced attempt is not told.
+    fn line(&self, name: &str) -> [String; 9] {
+        let dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
+        let time = |ms: Option<f64>| dash(ms.map(|v| format!("{v:.1}")));
+        let cost = match self.unpriced {
+            0 => self.cost_usd.clone(),
+            all if all == self.attempts => "-".into(),
+            _ => format!("{}*", self.cost_usd),
+        };
+        [
+            name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+            self.requests.to_string(),
+            self.attempts.to_string(),
+            dash(self.success_percent.map(|p| format!("{p:.2} %"))),
+            time(self.latency_ms_avg),
+            time(self.latency_ms_p50),
+            time(self.latency_ms_p99),
+            self.tokens().to_string(),
+            cost,
+        ]
+    }
 }
 
 impl Report {
@@ -22,97 +117,92 @@ impl Report {
         for row in &rows {
             total.merge(&row.tally);
         }
-        Self { title: group_by.title().to_owned(), rows, total }
+        let rows =
+            rows.into_iter().map(|row| ReportRow { figures: Figures::of(&row.tally), group: row.group }).collect();
+        Self { group_by: group_by.title().to_owned(), rows, total: Figures::of(&total) }
     }
 
     /// A table for people, columns aligned, a total last.
     #[must_use]
     pub fn to_table(&self) -> String {
-        let head = [&self.title, "requests", "attempts", "success", "avg ms", "p50 ms", "p99 ms", "tokens", "cost usd"]
-            .map(str::to_owned);
+        const RIGHT: [&str; 8] =
+            ["requests", "attempts", "success", "avg ms", "p50 ms", "p99 ms", "tokens", "cost usd"];
+        let mut head = [const { String::new() }; 9];
+        for (cell, title) in head.iter_mut().zip([self.group_by.as_str()].into_iter().chain(RIGHT)) {
+            title.clone_into(cell);
+        }
         let mut lines = vec![head];
-        lines.extend(self.rows.iter().map(|row| table_line(named(&row.group), &row.tally)));
-        lines.push(table_line("total", &self.total));
+        lines.extend(self.rows.iter().map(|row| row.figures.line(named(&row.group))));
+        lines.push(self.total.line("total"));
         let mut widths = [0_usize; 9];
         for line in &lines {
             for (width, cell) in widths.iter_mut().zip(line) {
                 *width = (*width).max(cell.chars().count());
             }
         }
+        let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1));
         let mut text = String::new();
         for (number, line) in lines.iter().enumerate() {
+            if number == 1 || number + 1 == lines.len() {
+                let _ = writeln!(text, "{rule}");
+            }
             for (column, (cell, width)) in line.iter().zip(widths).enumerate() {
                 let _ = if column == 0 { write!(text, "{cell:<width$}") } else { write!(text, "  {cell:>width$}") };
             }
             text.push('\n');
-            if number == 0 || number + 2 == lines.len() {
-                text.push_str(&"-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1)));
-                text.push('\n');
-            }
         }
         if self.total.unpriced > 0 {
-            let _ = writeln!(text, "cost leaves out {} attempts without a price", self.total.unpriced);
+            let _ = writeln!(text, "* leaves out attempts without a price, {} in all", self.total.unpriced);
         }
         text
     }
 
-    /// `{"group_by", "rows": [{"group", …}], "total": {…}}`.
+    /// `{"group_by", "rows": [{"group", …}], "total": {…}}`; reads back with serde.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
-        let rows: Vec<_> = self
-            .rows
-            .iter()
-            .map(|row| {
-                let mut object = figures(&row.tally);
-                object.insert("group".into(), row.group.clone().into());
-                serde_json::Value::Object(object)
-            })
-            .collect();
-        serde_json::json!({"group_by": self.title, "rows": rows, "total": figures(&self.total)})
+        serde_json::to_value(self).unwrap_or_default()
     }
 
     /// CSV with a head line, without the total.
     #[must_use]
     pub fn to_csv(&self) -> String {
-        const COLUMNS: [&str; 18] = [
-            "requests",
-            "attempts",
-            "successes",
-            "failures",
-            "cancelled",
-            "success_percent",
-            "latency_ms_avg",
-            "latency_ms_p50",
-            "latency_ms_p99",
-            "latency_us_sum",
-            "input_tokens",
-            "cached_input_tokens",
-            "cache_write_tokens",
-            "output_tokens",
-            "reasoning_tokens",
-            "cost_nanousd",
-            "cost_usd",
-            "unpriced",
-        ];
-        let mut text = format!("group,{}\n", COLUMNS.join(","));
+        let mut text = "group,requests,attempts,successes,failures,cancelled,success_percent,latency_ms_avg,latency_ms_p50,\
+                        latency_ms_p99,latency_us_sum,input_tokens,cached_input_tokens,cache_write_tokens,output_tokens,\
+                        reasoning_tokens,cost_nanousd,cost_usd,unpriced\n"
+            .to_owned();
         for row in &self.rows {
             push_csv(&mut text, &row.group);
-            let object = figures(&row.tally);
-            for column in COLUMNS {
+            let f = &row.figures;
+            let counts = [f.requests, f.attempts, f.successes, f.failures, f.cancelled];
+            let times = [f.success_percent, f.latency_ms_avg, f.latency_ms_p50, f.latency_ms_p99];
+            let sums = [
+                f.latency_us_sum,
+                f.input_tokens,
+                f.cached_input_tokens,
+                f.cache_write_tokens,
+                f.output_tokens,
+                f.reasoning_tokens,
+            ];
+            for count in counts {
+                let _ = write!(text, ",{count}");
+            }
+            for time in times {
                 text.push(',');
-                match object.get(column) {
-                    None | Some(serde_json::Value::Null) => {}
-                    Some(value) => text.push_str(value.to_string().trim_matches('"')),
+                if let Some(time) = time {
+                    let _ = write!(text, "{time}");
                 }
             }
-            text.push('\n');
+            for sum in sums {
+                let _ = write!(text, ",{sum}");
+            }
+            let _ = writeln!(text, ",{},{},{}", f.cost_nanousd, f.cost_usd, f.unpriced);
         }
         text
     }
 }
 
 /// Appends one CSV field, quoted if it has to be.
-pub fn push_csv(out: &mut String, field: &str) {
+fn push_csv(out: &mut String, field: &str) {
     if field.contains(['"', ',', '\n', '\r']) {
         out.push('"');
         out.push_str(&field.replace('"', "\"\""));
@@ -126,52 +216,10 @@ fn named(group: &str) -> &str {
     if group.is_empty() { "(none)" } else { group }
 }
 
-#[allow(clippy::cast_precision_loss, reason = "milliseconds for display")]
+/// Milliseconds to two decimals.
+#[allow(clippy::cast_precision_loss)]
 fn ms(us: Option<u64>) -> Option<f64> {
     us.map(|us| (us as f64 / 10.0).round() / 100.0)
-}
-
-fn table_line(name: &str, t: &Tally) -> [String; 9] {
-    let dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
-    let time = |us| dash(ms(us).map(|v| format!("{v:.1}")));
-    [
-        name.chars().map(|c| if c.is_control() { '�' } else { c }).collect(),
-        t.requests.to_string(),
-        t.attempts.to_string(),
-        dash(t.success_percent().map(|p| format!("{p:.2} %"))),
-        time(t.mean_latency_us()),
-        time(t.latency.quantile(0.5)),
-        time(t.latency.quantile(0.99)),
-        t.usage.total().to_string(),
-        if t.attempts > 0 && t.unpriced == t.attempts { "-".into() } else { t.cost.to_string() },
-    ]
-}
-
-fn figures(t: &Tally) -> serde_json::Map<String, serde_json::Value> {
-    let value = serde_json::json!({
-        "requests": t.requests,
-        "attempts": t.attempts,
-        "successes": t.successes,
-        "failures": t.failures,
-        "cancelled": t.cancelled,
-        "success_percent": t.success_percent(),
-        "latency_ms_avg": ms(t.mean_latency_us()),
-        "latency_ms_p50": ms(t.latency.quantile(0.5)),
-        "latency_ms_p99": ms(t.latency.quantile(0.99)),
-        "latency_us_sum": t.latency_us_sum,
-        "input_tokens": t.usage.input,
-        "cached_input_tokens": t.usage.cached_input,
-        "cache_write_tokens": t.usage.cache_write,
-        "output_tokens": t.usage.output,
-        "reasoning_tokens": t.usage.reasoning,
-        "cost_nanousd": t.cost.0,
-        "cost_usd": t.cost.to_string(),
-        "unpriced": t.unpriced,
-    });
-    match value {
-        serde_json::Value::Object(object) => object,
-        _ => serde_json::Map::new(),
-    }
 }
 
 #[cfg(test)]
@@ -212,6 +260,8 @@ mod tests {
         let json = report.to_json();
         assert_eq!(json["total"]["cost_nanousd"], 1_234_567);
         assert_eq!(json["rows"][1]["latency_ms_p50"], serde_json::Value::Null);
+        let read: Report = serde_json::from_value(json).unwrap();
+        assert_eq!(read, report);
         let csv = report.to_csv();
         assert!(csv.contains("\n\"a,\"\"b\"\"\",0,1,0,0,1,,,,,0,"), "{csv}");
         assert!(csv.contains(",1234567,0.001234567,0\n"), "{csv}");

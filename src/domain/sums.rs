@@ -73,6 +73,15 @@ impl GroupBy {
         })
     }
 
+    /// The text that [`Self::parse`] reads.
+    #[must_use]
+    pub fn spelled(&self) -> String {
+        match self {
+            Self::Tag(name) => format!("tag:{name}"),
+            other => other.title().to_owned(),
+        }
+    }
+
     /// What the groups are called in a table's head.
     #[must_use]
     pub fn title(&self) -> &str {

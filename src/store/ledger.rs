@@ -18,7 +18,7 @@ use crate::store::error::StoreError;
 use crate::store::month::Month;
 use crate::store::records::{RecordLog, RequestRecord};
 use crate::store::shelf::{Reach, Shelf};
-use crate::store::{Inner, LedgerReader, open};
+use crate::store::{Inner, LedgerReader, end};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +28,7 @@ const STORE_EVERY: Duration = Duration::from_secs(1);
 const EVEN_OUT_US: i64 = 5_000_000;
 
 /// Something for the ledger's next commit.
+#[allow(clippy::large_enum_variant, reason = "most items are rows, and a batch of them is one allocation")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "nearly all items are rows; boxing each would cost more than it saves")]
 pub enum LedgerItem {
@@ -147,7 +148,7 @@ impl LedgerWriter {
 
     /// Takes the ledger's end from disk and counts what the rollups have not seen.
     fn catch_up(&mut self, remember: bool) -> Result<(), StoreError> {
-        let tail = open::find_tail(&self.inner.months)?;
+        let tail = end::find_tail(&self.inner.months)?;
         if tail.seq < self.tail.seq {
             let what = format!("rows {} to {} had been on disk and are gone", tail.seq + 1, self.tail.seq);
             return Err(StoreError::Damaged { seq: Some(tail.seq + 1), what });
@@ -233,7 +234,7 @@ impl LedgerWriter {
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(()) };
         if self.tail.month != Some(month) {
             self.inner.months.add(month, first.seq);
-            self.inner.write_state(Reach::Memory, |_| Ok(open::month_begins(month, first.seq)))?;
+            self.inner.write_state(Reach::Memory, |_| Ok(end::month_begins(month, first.seq)))?;
         }
         let shelf = self.inner.months.shelf(month)?;
         commit_rows(&shelf, rows)?;

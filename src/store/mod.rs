@@ -17,9 +17,11 @@ mod block;
 mod codec;
 #[cfg(test)]
 mod conformance;
+mod end;
 mod error;
 pub mod export;
 mod files;
+pub mod import;
 mod ledger;
 mod month;
 mod open;
@@ -156,7 +158,7 @@ impl Inner {
         let mut batch = make(&self.state)?;
         let generation = writer.head.generation.saturating_add(u64::from(reach == Reach::Disk));
         if reach == Reach::Disk {
-            open::put_generation(&mut batch, generation);
+            end::put_generation(&mut batch, generation);
         }
         self.state.commit(batch, reach)?;
         if reach == Reach::Disk {
@@ -166,5 +168,22 @@ impl Inner {
         writer.failed = false;
         writer.dirty = reach != Reach::Disk;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// Flips a bit of one row, wherever it is stored.
+    pub(crate) fn damage_for_test(&self, seq: u64) {
+        for (month, _) in self.inner.months.holding(seq, seq) {
+            let shelf = self.inner.months.shelf(month).unwrap();
+            let (key, mut value) = shelf.read(|db| db.get_lt((seq + 1).to_be_bytes())).unwrap().unwrap();
+            let rows = block::rows(u64::from_be_bytes((*key).try_into().unwrap()), &value[7..]);
+            let hash = rows.into_iter().flatten().find(|row| row.seq == seq).unwrap().hash;
+            let at = value.windows(32).rposition(|bytes| bytes == hash).unwrap();
+            value[at - 1] ^= 1;
+            shelf.read(|db| db.insert(&key, value)).unwrap();
+            shelf.sync(Reach::Disk).unwrap();
+        }
     }
 }

@@ -7,10 +7,9 @@
 //! before one of them, lacks a month, or whose last block cannot be read, is opened for reading only. Told to accept the loss,
 //! opening sets aside what cannot be read (it deletes nothing), counts the hours concerned again and starts HEAD anew.
 
-use crate::domain::ledger::GENESIS;
 use crate::domain::time::Wall;
-use crate::store::block::{self, BLOCK_VERSION};
-use crate::store::codec::{self, Cursor, put_varint};
+use crate::store::codec::{self, put_varint};
+use crate::store::end::{self, End, carries, generation, known_months, stored_number};
 use crate::store::error::StoreError;
 use crate::store::files::{self, Head, SCHEMA};
 use crate::store::ledger::Tail;
@@ -20,7 +19,6 @@ use crate::store::rollup::{self, Live};
 use crate::store::shelf::{Reach, Shelf};
 use crate::store::{Inner, LedgerReader, StateWriter, Store};
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,11 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// Bytes of sled's page cache for the state database.
 const STATE_CACHE: u64 = 16 << 20;
 const SCHEMA_KEY: &[u8] = b"!schema";
-const GENERATION_KEY: &[u8] = b"!generation";
 const VERSION: u8 = 1;
-const MONTH: u8 = b'M';
-/// Above every block's key, below every piece's.
-const PAST_BLOCKS: [u8; 1] = [b'P'];
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -95,13 +89,6 @@ impl Store {
     pub fn open(options: &OpenOptions) -> Result<(Self, OpenReport), StoreError> {
         Opening { options, report: OpenReport::default() }.run()
     }
-}
-
-/// What is at the ledger's end.
-pub(super) struct End {
-    pub tail: Tail,
-    /// Blocks after it that cannot be read.
-    unreadable: Vec<(Month, u64)>,
 }
 
 struct Opening<'a> {
@@ -236,7 +223,7 @@ impl Opening<'_> {
 
     /// Finds the ledger's end; what stands behind it unreadable is set aside if that is accepted.
     fn find_end(&mut self, months: &Months) -> Result<End, StoreError> {
-        let mut end = find_end(months)?;
+        let mut end = end::find_end(months)?;
         if !self.options.accept_ledger_loss || self.options.read_only {
             return Ok(end);
         }
@@ -303,7 +290,7 @@ impl Opening<'_> {
             let on_disk = inner.months.on_disk();
             let mut batch = sled::Batch::default();
             for month in known_months(&inner.state)?.into_keys().filter(|m| !on_disk.contains(m)) {
-                batch.remove(month_key(month));
+                batch.remove(end::month_key(month));
             }
             inner.write_state(Reach::Disk, |_| Ok(batch))?;
             if inner.live.read().through() > tail.seq {
@@ -349,28 +336,6 @@ impl Opening<'_> {
     }
 }
 
-/// Adds the state database's generation to a batch.
-pub(super) fn put_generation(batch: &mut sled::Batch, generation: u64) {
-    let mut payload = Vec::new();
-    put_varint(&mut payload, generation);
-    codec::put(batch, GENERATION_KEY, VERSION, &payload);
-}
-
-fn generation(state: &Shelf) -> Result<u64, StoreError> {
-    Ok(stored_number(state, GENERATION_KEY)?.unwrap_or(0))
-}
-
-/// A stored number; of an unknown version: the largest.
-fn stored_number(state: &Shelf, key: &[u8]) -> Result<Option<u64>, StoreError> {
-    let found = state.read(|db| match db.get(key)? {
-        Some(value) => codec::open(db, key, &value).map(Some),
-        None => Ok(None),
-    })?;
-    let Some(opened) = found else { return Ok(None) };
-    let payload = opened.known(VERSION, "a number of the state")?;
-    Ok(payload.and_then(|p| Cursor::new(&p).varint()).or(Some(u64::MAX)))
-}
-
 fn init_state(state: Shelf) -> Result<Shelf, StoreError> {
     let mut batch = sled::Batch::default();
     let mut payload = Vec::new();
@@ -378,97 +343,4 @@ fn init_state(state: Shelf) -> Result<Shelf, StoreError> {
     codec::put(&mut batch, SCHEMA_KEY, VERSION, &payload);
     state.commit(batch, Reach::Disk)?;
     Ok(state)
-}
-
-/// The note that a month begins with a row.
-pub(super) fn month_begins(month: Month, first_seq: u64) -> sled::Batch {
-    let mut batch = sled::Batch::default();
-    let mut payload = Vec::new();
-    put_varint(&mut payload, first_seq);
-    codec::put(&mut batch, &month_key(month), VERSION, &payload);
-    batch
-}
-
-fn month_key(month: Month) -> Vec<u8> {
-    let mut key = vec![MONTH];
-    key.extend_from_slice(month.to_string().as_bytes());
-    key
-}
-
-fn known_months(state: &Shelf) -> Result<BTreeMap<Month, u64>, StoreError> {
-    let found = state.read(|db| {
-        let read = |item: sled::Result<(sled::IVec, sled::IVec)>| {
-            let (key, value) = item?;
-            let opened = codec::open(db, &key, &value)?;
-            Ok((key, opened))
-        };
-        db.scan_prefix([MONTH]).map(read).collect::<sled::Result<Vec<_>>>()
-    })?;
-    let mut months = BTreeMap::new();
-    for (key, opened) in found {
-        let month = key.get(1..).and_then(|k| std::str::from_utf8(k).ok()).and_then(Month::parse);
-        let begins = opened.known(VERSION, "a month's beginning")?.and_then(|p| Cursor::new(&p).varint());
-        if let (Some(month), Some(begins)) = (month, begins) {
-            months.insert(month, begins);
-        }
-    }
-    Ok(months)
-}
-
-/// The ledger's end; an unreadable block there is damage.
-pub(super) fn find_tail(months: &Months) -> Result<Tail, StoreError> {
-    let end = find_end(months)?;
-    match end.unreadable.first() {
-        Some((_, number)) => {
-            Err(StoreError::Damaged { seq: Some(*number), what: "the ledger's last block cannot be read".into() })
-        }
-        None => Ok(end.tail),
-    }
-}
-
-fn find_end(months: &Months) -> Result<End, StoreError> {
-    let mut unreadable = Vec::new();
-    for (month, _) in months.holding(0, u64::MAX).into_iter().rev() {
-        let shelf = months.shelf(month)?;
-        let mut below = PAST_BLOCKS.to_vec();
-        loop {
-            let block = shelf.read(|db| match db.get_lt(&below)? {
-                Some((key, value)) => {
-                    let opened = codec::open(db, &key, &value)?;
-                    Ok(Some((key, opened)))
-                }
-                None => Ok(None),
-            })?;
-            let Some((key, opened)) = block else { break };
-            let number = <[u8; 8]>::try_from(&*key).map_or(0, u64::from_be_bytes);
-            let head = block::head(&opened.payload).filter(|_| opened.version == BLOCK_VERSION);
-            let Some(head) = head.filter(|head| head.first_seq == number) else {
-                unreadable.push((month, number));
-                below = key.to_vec();
-                continue;
-            };
-            let last = block::rows(number, &opened.payload).pop().and_then(Result::ok);
-            let at = last.map_or(head.latest, |row| row.entry.at);
-            let tail = Tail { seq: head.last_seq(), hash: head.last_hash, at, month: Some(month) };
-            return Ok(End { tail, unreadable });
-        }
-    }
-    debug_assert_eq!(Tail::EMPTY.hash, GENESIS);
-    Ok(End { tail: Tail::EMPTY, unreadable })
-}
-
-/// Whether the ledger's row at the high-water mark carries its hash. A row that cannot be read is not judged here.
-fn carries(months: &Months, head: &Head) -> Result<bool, StoreError> {
-    let Some((month, _)) = months.holding(head.seq, head.seq).pop() else { return Ok(false) };
-    let found = months.shelf(month)?.read(|db| match db.get_lt(head.seq.saturating_add(1).to_be_bytes())? {
-        Some((key, value)) => {
-            let opened = codec::open(db, &key, &value)?;
-            Ok(Some((key, opened)))
-        }
-        None => Ok(None),
-    })?;
-    let Some((key, opened)) = found else { return Ok(false) };
-    let number = <[u8; 8]>::try_from(&*key).map_or(0, u64::from_be_bytes);
-    let rows = block::rows(number, &opened.payload);
-    Ok(rows.into_iter().flatten().find(|row| row.seq == head.seq).is_none_or(|row| row.hash == head.hash))
 }

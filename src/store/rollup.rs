@@ -26,6 +26,9 @@ pub(super) const CELL: u8 = b'r';
 pub(super) const HOUR: u8 = b'h';
 const APPLIED: &[u8] = b"R";
 
+/// A stored cell: hour and contents.
+type Cell = (u32, Dims, Tally);
+
 type Tags = Arc<[(Box<str>, Box<str>)]>;
 
 /// By what a cell's rows agree.
@@ -295,12 +298,8 @@ fn stored_hour(state: &Shelf, hour: u32) -> Result<Option<HourSpan>, StoreError>
     Ok(stored_hours(state, hour, hour)?.first().map(|(_, span)| *span))
 }
 
-/// A stored cell: hour and contents; `None` for one of an unknown version.
-pub(super) fn stored_cell(
-    db: &sled::Db,
-    key: &[u8],
-    value: &[u8],
-) -> sled::Result<Result<Option<(u32, Dims, Tally)>, StoreError>> {
+/// Reads a stored cell; `None` for one of an unknown version.
+pub(super) fn stored_cell(db: &sled::Db, key: &[u8], value: &[u8]) -> sled::Result<Result<Option<Cell>, StoreError>> {
     let opened = codec::open(db, key, value)?;
     Ok((|| {
         let Some(payload) = opened.known(VERSION, "a rollup")? else { return Ok(None) };

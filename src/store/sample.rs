@@ -18,7 +18,7 @@ pub(crate) fn nth(n: u64) -> Entry {
         9 => "cancelled",
         _ => "success",
     };
-    let priced = n % 13 != 0;
+    let priced = !n.is_multiple_of(13);
     Entry {
         at: Wall(START.0 + i64::try_from(n).unwrap() * 10_000),
         request_id: format!("req_{:026}", n / 2).into(),
@@ -28,12 +28,16 @@ pub(crate) fn nth(n: u64) -> Entry {
         model: ["deepseek-v3.2", "gemini-2.5-flash", "gpt-4.1", "claude-sonnet-4.5"][i].into(),
         route: "chat".into(),
         key_id: format!("key_{}", n % 3).into(),
-        tags: if n % 5 == 0 { Arc::new([("team".into(), format!("t{}", n % 7).into())]) } else { Arc::new([]) },
+        tags: if n.is_multiple_of(5) {
+            Arc::new([("team".into(), format!("t{}", n % 7).into())])
+        } else {
+            Arc::new([])
+        },
         outcome: outcome.into(),
         http_status: if outcome == "server_error" { 500 } else { 200 },
-        stream: n % 3 == 0,
+        stream: n.is_multiple_of(3),
         latency_us: 40_000 + (n * 7_919) % 100_000,
-        ttft_us: (n % 3 == 0).then_some(12_000),
+        ttft_us: (n.is_multiple_of(3)).then_some(12_000),
         usage: Usage { input: 100 + n % 17, cached_input: n % 3, cache_write: 0, output: 20 + n % 5, reasoning: n % 2 },
         usage_source: UsageSource::Reported,
         cost: priced.then(|| NanoUsd(i64::try_from(51_000 + n % 1_000).unwrap())),

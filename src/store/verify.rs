@@ -87,6 +87,12 @@ impl ChainCheck {
         Ok(())
     }
 
+    /// The number that has to come next; 1 if nothing came yet.
+    #[must_use]
+    pub fn next_seq(&self) -> u64 {
+        self.last.map_or(1, |(seq, _)| seq.saturating_add(1))
+    }
+
     /// Ends the check.
     #[must_use]
     pub fn report(self, first_bad: Option<Fault>) -> VerifyReport {
@@ -120,8 +126,7 @@ impl LedgerReader {
             let fault = match row {
                 Ok(row) => check.next(&row).and_then(|()| at_head(&row, head.as_ref())),
                 Err(StoreError::Damaged { seq, what }) => {
-                    let next = check.last.map_or(1, |(seq, _)| seq.saturating_add(1));
-                    Err(Fault { seq: seq.unwrap_or(next), at: None, what })
+                    Err(Fault { seq: seq.unwrap_or(check.next_seq()), at: None, what })
                 }
                 Err(other) => return Err(other),
             };
