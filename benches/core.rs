@@ -206,6 +206,7 @@ fn candidates(count: u32) -> Vec<CandidateFacts> {
         .map(|i| {
             let spread = i.wrapping_mul(2_654_435_761) >> 20;
             CandidateFacts {
+                slot: i,
                 weight: 1 + spread % 7,
                 quality: spread as f32 / 4096.0,
                 est_cost: Some(NanoUsd(i64::from(50_000 + spread))),
