@@ -276,7 +276,7 @@ impl<'a> Course<'a> {
         let content_type = content_type(&response).unwrap_or("application/json").to_owned();
         let body = tokio::time::timeout(ERROR_BODY_TIME, upstream::read_error(response)).await.unwrap_or_default();
         let outcome = fault::of_status(status, &body, after);
-        let message = fault::message_of(&body);
+        let message = fault::kind_of(&body);
         if !matches!(outcome, Outcome::InvalidRequest | Outcome::ContextLength | Outcome::ContentPolicy) {
             return failed(attempt, outcome, &message, after);
         }
