@@ -23,3 +23,12 @@ pub fn wall() -> Wall {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Wall(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
+
+/// The wall-clock time of a moment of the monotonic clock. The same moment always gives the same time: the two clocks are compared
+/// once in a process's life.
+#[must_use]
+pub fn wall_of(at: Ts) -> Wall {
+    static ANCHOR: OnceLock<(Ts, Wall)> = OnceLock::new();
+    let (then, wall) = *ANCHOR.get_or_init(|| (now(), wall()));
+    if at >= then { wall.plus(at.since(then)) } else { wall.minus(then.since(at)) }
+}

@@ -15,6 +15,7 @@ use actix::Addr;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use tokio::sync::Notify;
 
 /// Results that may wait for an actor.
 const INBOX: usize = 65_536;
@@ -53,6 +54,8 @@ pub struct EndpointCell {
     saved: Mutex<Option<EndpointHealth>>,
     pub status: Mutex<ActorStatus>,
     pub meters: Meters,
+    /// Told whenever the gate may admit again: a call ended, or the breaker moved. Those who wait stand in line here.
+    pub room: Notify,
 }
 
 impl EndpointCell {
@@ -70,6 +73,7 @@ impl EndpointCell {
             saved: Mutex::new(Some(health)),
             status: Mutex::default(),
             meters: Meters::default(),
+            room: Notify::new(),
         })
     }
 

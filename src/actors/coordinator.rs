@@ -2,6 +2,7 @@
 //! cursors and draws the rolls; everything else it reads from the board.
 
 use crate::actors::messages::{Candidate, Plan, PlanRequest, Removed, RemovedWhy};
+use crate::actors::topology::RouteTable;
 use crate::domain::gate::Refusal;
 use crate::domain::intelligent;
 use crate::domain::strategy::{self, CandidateFacts, Cursors, Order, Ranked, StrategyKind};
@@ -16,11 +17,32 @@ const MAX_CURSORS: usize = 16_384;
 #[derive(Default)]
 pub struct Coordinator {
     /// By route.
-    cursors: HashMap<Arc<str>, Cursors>,
+    cursors: HashMap<Arc<str>, OfRoute>,
     /// Reused between requests: index into the route's cells, and the refusal that goes with each fact.
     kept: Vec<(usize, Option<Refusal>)>,
     facts: Vec<CandidateFacts>,
     ranked: Vec<Ranked>,
+}
+
+struct OfRoute {
+    /// The list that the cursors count along.
+    route: Arc<RouteTable>,
+    cursors: Cursors,
+}
+
+/// A route's cursors; new ones when its list of endpoints is another.
+fn cursors<'a>(all: &'a mut HashMap<Arc<str>, OfRoute>, route: &Arc<RouteTable>) -> &'a mut Cursors {
+    let fresh = || OfRoute { route: Arc::clone(route), cursors: Cursors::default() };
+    let kept = all.entry(Arc::clone(&route.name)).or_insert_with(fresh);
+    if !Arc::ptr_eq(&kept.route, route) {
+        let ids = |r: &RouteTable| r.cells.iter().map(|c| c.id).collect::<Vec<_>>();
+        let same = ids(&kept.route) == ids(route);
+        kept.route = Arc::clone(route);
+        if !same {
+            kept.cursors = Cursors::default();
+        }
+    }
+    &mut kept.cursors
 }
 
 impl Actor for Coordinator {
@@ -59,8 +81,8 @@ impl Coordinator {
         if self.cursors.len() >= MAX_CURSORS {
             self.cursors.clear();
         }
-        let cursors = self.cursors.entry(Arc::clone(&plan.route.name)).or_default();
-        let applied = strategy::rank_with(&order, &self.facts, cursors.of(order.strategy), roll, &mut self.ranked);
+        let cursor = cursors(&mut self.cursors, &plan.route).of(order.strategy);
+        let applied = strategy::rank_with(&order, &self.facts, cursor, roll, &mut self.ranked);
         plan.strategy = applied.strategy;
         plan.explored = applied.explored;
         plan.candidates = self

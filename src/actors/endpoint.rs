@@ -94,7 +94,7 @@ impl EndpointActor {
         self.cell.hot.lock().gate.pause(now, now.plus(AUTH_PAUSE), PauseReason::Auth);
         if status.auth_failed.is_none() {
             let provider = &self.cell.config().provider.name;
-            let reason = format!("the vendor refuses the key of provider `{provider}` (401, 402 or 403)");
+            let reason = format!("auth_failed: the vendor refuses the key of provider `{provider}` (401, 402 or 403)");
             tracing::error!(
                 endpoint = &*self.cell.name,
                 provider = &**provider,
@@ -150,9 +150,16 @@ impl EndpointActor {
 
     fn move_gate(&self, now: Ts) {
         let (door, figures) = (self.health.breaker().door(now), self.health.figures(now));
-        let Hot { gate, figures: published } = &mut *self.cell.hot.lock();
-        gate.set_door(door);
-        *published = figures;
+        let moved = {
+            let Hot { gate, figures: published } = &mut *self.cell.hot.lock();
+            let before = gate.door();
+            gate.set_door(door);
+            *published = figures;
+            before != gate.door()
+        };
+        if moved {
+            self.cell.room.notify_waiters();
+        }
     }
 
     fn on_time(&mut self, ctx: &mut Context<Self>) {

@@ -26,6 +26,8 @@ const QUEUE: usize = 65_536;
 const BATCH: usize = 512;
 /// In `group` durability a commit waits this long for company: nobody waits for it.
 const LINGER: Duration = Duration::from_millis(5);
+/// How often the store's own upkeep is looked after.
+const TICK: Duration = Duration::from_secs(1);
 /// Pause after a failed commit.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -64,7 +66,7 @@ struct Queued {
 #[derive(Default)]
 struct Batch {
     ledger: Vec<LedgerItem>,
-    state: Vec<StateWrite>,
+    state: VecDeque<StateWrite>,
     done: Vec<Done>,
 }
 
@@ -76,7 +78,7 @@ impl Batch {
     fn take(&mut self, queued: Queued) {
         match queued.item {
             Item::Ledger(item) => self.ledger.push(item),
-            Item::State(change) => self.state.push(change),
+            Item::State(change) => self.state.push_back(change),
         }
         self.done.extend(queued.done);
     }
@@ -263,7 +265,7 @@ impl LedgerHandle {
     /// Writes the batch under way; on failure it stays for another try.
     fn commit(&self) -> Result<(), String> {
         let mut taken = self.0.taken.lock();
-        let result = self.write_batch(&taken);
+        let result = self.write_batch(&mut taken);
         match &result {
             Ok(()) => {
                 for done in std::mem::take(&mut *taken).done {
@@ -275,26 +277,39 @@ impl LedgerHandle {
                     tracing::info!("the store works again");
                 }
             }
-            Err(e) => {
-                let mut failing = self.0.failing.lock();
-                if failing.is_none() {
-                    tracing::error!(error = e, on_failure = ?self.0.on_failure, "the store cannot be written");
-                }
-                *failing = Some(e.clone());
-            }
+            Err(e) => self.failed(e),
         }
         result
     }
 
-    fn write_batch(&self, batch: &Batch) -> Result<(), String> {
+    fn tick(&self) {
+        let idle = self.0.failing.lock().is_none();
+        if let (true, Some(writer)) = (idle, self.0.writer.lock().as_mut())
+            && let Err(e) = writer.tick(clock::wall())
+        {
+            self.failed(&e.to_string());
+        }
+    }
+
+    fn failed(&self, error: &str) {
+        let mut failing = self.0.failing.lock();
+        if failing.is_none() {
+            tracing::error!(error, on_failure = ?self.0.on_failure, "the store cannot be written");
+        }
+        *failing = Some(error.to_owned());
+    }
+
+    fn write_batch(&self, batch: &mut Batch) -> Result<(), String> {
         let mut slot = self.0.writer.lock();
         let writer = slot.as_mut().ok_or("the ledger is closed")?;
-        for change in &batch.state {
+        while let Some(change) = batch.state.front() {
             let written = match change {
                 StateWrite::Put { area, name, bytes, durable } => self.0.state.put(*area, name, bytes, *durable),
                 StateWrite::Audit { bytes } => self.0.state.audit(bytes),
             };
             written.map_err(|e| e.to_string())?;
+            // Written for good: another try of this batch must not write it twice.
+            batch.state.pop_front();
         }
         let seq = writer.append(&batch.ledger, clock::wall()).map_err(|e| e.to_string())?;
         self.0.durable_seq.store(seq, Release);
@@ -339,6 +354,11 @@ impl LedgerActor {
 
 impl Actor for LedgerActor {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // Sums and the high-water mark reach the disk also when no row comes.
+        ctx.run_interval(TICK, |actor, _| actor.handle.tick());
+    }
 }
 
 impl Handler<Commit> for LedgerActor {

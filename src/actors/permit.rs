@@ -62,6 +62,7 @@ impl Permit {
     pub fn give_back(mut self, now: Ts) {
         if let Some(ticket) = self.ticket.take() {
             self.cell.hot.lock().gate.release_unjudged(now, ticket, Reserved::Refund, None);
+            self.cell.room.notify_one();
         }
     }
 
@@ -81,7 +82,9 @@ impl Permit {
                 };
                 hot.gate.release_unjudged(now, ticket, reserved, used);
             } else {
-                hot.gate.release(now, ticket, class.reserved, used);
+                // A fault after usage was seen (a malformed answer with figures) was paid for.
+                let reserved = if used.is_some() { Reserved::Settle } else { class.reserved };
+                hot.gate.release(now, ticket, reserved, used);
             }
             match (report.outcome, report.retry_after) {
                 (Outcome::RateLimited, retry_after) => {
@@ -96,6 +99,8 @@ impl Permit {
                 _ => {}
             }
         }
+        // Kept for the next to come when nobody waits, who then looks once more than needed: no wake-up is ever lost.
+        self.cell.room.notify_one();
         let latency_us = micros(now.since(self.started));
         self.cell.meters.attempt(report.outcome, latency_us, report.ttft_us, &report.usage, report.cost);
         let settle = Settle {

@@ -17,8 +17,6 @@ struct Envelope<'a> {
 
 #[derive(Deserialize, Default)]
 struct Detail<'a> {
-    #[serde(borrow, default)]
-    message: Option<Text<'a>>,
     #[serde(borrow, default, rename = "type")]
     kind: Option<Text<'a>>,
     /// A string at OpenAI, a number at others.
@@ -93,15 +91,18 @@ pub fn error_member(json: &str) -> Option<&str> {
     envelope.error.map(RawValue::get).filter(|e| *e != "null")
 }
 
-/// What an upstream's error body says, for logs of the operator and the caller's `attempts`: short and without line ends.
+/// What kind of error an upstream's body names, for logs and records: its `type` and `code`. Never its message, in which vendors
+/// repeat keys and prompts.
 #[must_use]
-pub fn message_of(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body.get(..4096).unwrap_or(body));
-    let said = error_member(&text).and_then(|e| serde_json::from_str::<Detail>(e).ok()).map(|d| {
-        let kind = d.kind.map_or(String::new(), |k| format!("{}: ", k.0));
-        format!("{kind}{}", d.message.map_or_else(String::new, |m| m.0.into_owned()))
-    });
-    said.unwrap_or_default().chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+pub fn kind_of(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body.get(..65_536).unwrap_or(body));
+    let detail = error_member(&text).and_then(|e| serde_json::from_str::<Detail>(e).ok()).unwrap_or_default();
+    let kind = detail.kind.as_ref().map_or("", |k| &k.0);
+    let code = detail.code.map_or("", RawValue::get).trim_matches('"');
+    let word = |w: &&str| {
+        !w.is_empty() && w.len() <= 64 && w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    [kind, code].into_iter().filter(word).filter(|w| *w != "null").collect::<Vec<_>>().join(" ")
 }
 
 /// Whether the first 8 KiB of `body` contain one of `words`, whatever the case.
@@ -152,8 +153,11 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_short_and_on_one_line() {
-        assert_eq!(message_of(br#"{"error":{"type":"t","message":"a\nb"}}"#), "t: a b");
-        assert_eq!(message_of(b"<html>"), "");
+    fn only_the_kind_of_an_error_is_kept() {
+        let body =
+            br#"{"error":{"type":"invalid_request_error","code":"bad_key","message":"your key sk-1 and prompt"}}"#;
+        assert_eq!(kind_of(body), "invalid_request_error bad_key");
+        assert_eq!(kind_of(br#"{"error":{"type":"Your key is sk-1","code":429}}"#), "429");
+        assert_eq!(kind_of(b"<html>"), "");
     }
 }

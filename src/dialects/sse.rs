@@ -1,10 +1,10 @@
 //! Server-sent events, decoded incrementally without changing a byte: each [`Event`] carries the exact bytes it came as, so a
 //! relay in one dialect forwards them untouched, and the joined payload of its `data` lines for reading.
 //!
-//! Line ends may be LF, CRLF or CR, mixed; a byte order mark at the start and comment lines belong to the event after them. An
+//! Line ends may be LF, CRLF or CR, mixed; comment lines belong to the event after them. Only a byte order mark goes. An
 //! event leaves the decoder with its blank line, however the bytes were cut into packets.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 /// A larger event is a fault of the upstream.
 pub const MAX_EVENT: usize = 16 << 20;
@@ -106,7 +106,12 @@ impl Decoder {
     }
 
     fn take(&mut self, end: usize) -> Event {
-        let raw = self.buffer.split_to(end).freeze();
+        let mut raw = self.buffer.split_to(end).freeze();
+        if !self.started && raw.starts_with(b"\xEF\xBB\xBF") {
+            // Few clients know what the standard says of it: they would lose the first event.
+            raw.advance(3);
+            self.values.iter_mut().for_each(|(from, to)| (*from, *to) = (*from - 3, *to - 3));
+        }
         let data = match self.values.as_slice() {
             [] => None,
             [(from, to)] => Some(raw.slice(*from..*to)),

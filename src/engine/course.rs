@@ -37,6 +37,8 @@ const RATE_MINIMUM_CALLS: u32 = 5;
 const NEAR: Duration = Duration::from_millis(250);
 /// Requests that may wait for a full endpoint at once.
 const MAX_WAITING: u32 = 1_000;
+/// Of so many candidates a waiting request stands in line at once.
+const MAX_LINES: usize = 16;
 /// An error answer's body may take this long.
 const ERROR_BODY_TIME: Duration = Duration::from_secs(5);
 
@@ -64,9 +66,8 @@ enum End {
 impl<'a> Course<'a> {
     pub fn new(ctx: &'a Rc<RequestContext>, understood: &'a Understood<'a>, plan: Plan) -> Self {
         let mut retry = plan.route.retry.clone();
-        if let Some(most) = understood.hints.max_attempts {
-            retry.max_attempts = retry.max_attempts.min(most);
-        }
+        let most = if understood.hints.no_fallback { Some(1) } else { understood.hints.max_attempts };
+        retry.max_attempts = most.map_or(retry.max_attempts, |most| most.min(retry.max_attempts));
         let by_route = plan.route.deadline.unwrap_or(ctx.worker.gateway.config().server.deadline);
         let deadline = ctx.started.plus(understood.hints.deadline.map_or(by_route, |d| d.min(by_route)));
         Self {
@@ -127,9 +128,11 @@ impl<'a> Course<'a> {
         let tokens = self.understood.prompt_tokens.saturating_add(self.understood.completion_tokens);
         let open = |i: usize| self.cell(i).is_some_and(|c| c.hot.lock().gate.peek(now, tokens, false).is_none());
         // A request serves as a probe only while it could still be answered elsewhere, or when nobody else is left at all.
-        let may_probe =
-            self.plan.has_alternative(index, open) || self.started_waiting.is_some() || self.is_only_hope(index);
-        let permit = match Permit::take(&cell, now, tokens, Ask { may_probe, roll: fastrand::f64() }) {
+        let has_alternative = self.plan.has_alternative(index, open);
+        let may_probe = has_alternative || self.started_waiting.is_some() || self.is_only_hope(index);
+        // A recovering endpoint takes a request that has nowhere else to go.
+        let roll = if has_alternative { fastrand::f64() } else { 0.0 };
+        let permit = match Permit::take(&cell, now, tokens, Ask { may_probe, roll }) {
             Ok(permit) => permit,
             Err(refusal) => {
                 self.refused(index, &cell, now, refusal);
@@ -201,18 +204,32 @@ impl<'a> Course<'a> {
     async fn wait_for_place(&mut self, now: Ts) -> Result<(), ApiError> {
         let since = *self.started_waiting.get_or_insert(now);
         let max_wait = self.route.cells.iter().map(|c| c.config().limits.max_wait).max().unwrap_or_default();
-        let patience = |r: &Refusal| if is_breaker(r.reason) { NEAR } else { max_wait };
-        let near = |r: &Refusal| r.retry_at.filter(|at| at.since(since) <= patience(r));
+        let latest = |r: &Refusal| since.plus(if is_breaker(r.reason) { NEAR } else { max_wait });
+        // A refusal without a time depends on others: on a call that ends, or a breaker that moves.
+        let near = |r: &Refusal| match r.retry_at {
+            Some(at) => Some(at).filter(|at| *at <= latest(r)),
+            None => Some(latest(r)).filter(|end| now < *end),
+        };
         let crowded = self.ctx.worker.gateway.waiting.load(Relaxed) >= MAX_WAITING;
         let until = self.refusals.iter().filter_map(near).min();
         let Some(until) = until.filter(|at| *at < self.plan.deadline() && !crowded) else {
             return Err(self.nobody());
         };
-        let place = Waiting::enter(self.ctx);
         // Never less than a millisecond: a gate that said "now" is given time to move.
         let pause = until.since(now).max(Duration::from_millis(1));
-        self.wait(pause, "every candidate was full or shut").await;
-        drop(place);
+        {
+            let _place = Waiting::enter(self.ctx);
+            let cells = (0..self.candidates.len().min(MAX_LINES)).filter_map(|i| self.cell(i));
+            let lines: Vec<_> = cells.map(|c| Box::pin(c.room.notified())).collect();
+            // Whichever comes first; both mean: ask again.
+            let _ = tokio::time::timeout(pause, futures_util::future::select_all(lines)).await;
+        }
+        let waited = clock::now().since(now);
+        self.ctx.note(now, |at_ms| Step::Waited {
+            at_ms,
+            ms: ms(waited),
+            why: Cow::Borrowed("every candidate was full or shut"),
+        });
         self.refusals.clear();
         self.plan.forgive_refusals();
         Ok(())
@@ -259,7 +276,7 @@ impl<'a> Course<'a> {
         let content_type = content_type(&response).unwrap_or("application/json").to_owned();
         let body = tokio::time::timeout(ERROR_BODY_TIME, upstream::read_error(response)).await.unwrap_or_default();
         let outcome = fault::of_status(status, &body, after);
-        let message = fault::message_of(&body);
+        let message = fault::kind_of(&body);
         if !matches!(outcome, Outcome::InvalidRequest | Outcome::ContextLength | Outcome::ContentPolicy) {
             return failed(attempt, outcome, &message, after);
         }

@@ -144,7 +144,7 @@ impl Gateway {
         };
         self.store_key(&key).await?;
         self.audit("create_key", &key.id, &key.name).await?;
-        let mut shown = key_view(&key);
+        let mut shown = key.to_view();
         if let Some(map) = shown.as_object_mut() {
             map.insert("secret".into(), secret.reveal().into());
         }
@@ -160,7 +160,7 @@ impl Gateway {
     /// All virtual keys, without secrets.
     #[must_use]
     pub fn key_views(&self) -> Value {
-        json!({ "keys": self.access.list().iter().map(key_view).collect::<Vec<_>>() })
+        json!({ "keys": self.access.list().iter().map(VirtualKey::to_view).collect::<Vec<_>>() })
     }
 
     /// One virtual key, without its secret.
@@ -168,7 +168,7 @@ impl Gateway {
     /// # Errors
     /// 404.
     pub fn key_view(&self, id: &str) -> Result<Value, ApiError> {
-        self.access.by_id(id).map(|e| key_view(&e.key)).ok_or_else(|| no_key(id))
+        self.access.by_id(id).map(|e| e.key.to_view()).ok_or_else(|| no_key(id))
     }
 
     /// Revokes a virtual key at once and for good.
@@ -181,19 +181,12 @@ impl Gateway {
         self.access.put(key.clone());
         self.store_key(&key).await?;
         self.audit("revoke_key", id, &key.name).await?;
-        Ok(key_view(&key))
+        Ok(key.to_view())
     }
 }
 
 fn no_key(id: &str) -> ApiError {
     ApiError::new(Code::NotFound, format!("there is no key `{id}`; GET /admin/keys lists them"))
-}
-
-fn key_view(key: &VirtualKey) -> Value {
-    json!({
-        "id": key.id, "name": key.name, "models": key.models, "rpm": key.rpm, "tpm": key.tpm, "tags": key.tags,
-        "created_at": key.created_at.to_rfc3339(), "expires_at": key.expires_at.map(Wall::to_rfc3339), "revoked": key.revoked,
-    })
 }
 
 async fn endpoint_view(cell: &EndpointCell) -> Value {
@@ -208,11 +201,8 @@ async fn endpoint_view(cell: &EndpointCell) -> Value {
 }
 
 fn spell_out(cell: &EndpointCell, seen: &Observed) -> Value {
-    let (now, wall) = (clock::now(), clock::wall());
-    let at = |t: Ts| {
-        let at = if t >= now { wall.plus(t.since(now)) } else { Wall(wall.0.saturating_sub_unsigned(now.0 - t.0)) };
-        at.to_rfc3339()
-    };
+    let now = clock::now();
+    let at = |t: Ts| clock::wall_of(t).to_rfc3339();
     let config = cell.config();
     let (gate, figures) = {
         let hot = cell.hot.lock();

@@ -293,7 +293,7 @@ impl Relay {
 pub fn not_a_stream(body: &[u8]) -> CallError {
     let text = String::from_utf8_lossy(body);
     match fault::error_member(&text) {
-        Some(error) => CallError { outcome: fault::of_error_object(error), message: fault::message_of(body) },
+        Some(error) => CallError { outcome: fault::of_error_object(error), message: fault::kind_of(body) },
         None => CallError { outcome: Outcome::Protocol, message: "the answer is no event stream".into() },
     }
 }

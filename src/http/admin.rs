@@ -8,7 +8,7 @@ use crate::engine::explain;
 use crate::engine::gateway::{Gateway, Worker};
 use crate::engine::hints::Hints;
 use crate::engine::operations::NewKey;
-use crate::http::{body, guard, reports, respond};
+use crate::http::{at, body, guard, reports, respond};
 use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
@@ -21,23 +21,23 @@ type OfWorker = web::Data<Rc<Worker>>;
 
 pub fn routes(config: &mut ServiceConfig) {
     config
-        .service(web::resource("/admin/endpoints").route(web::get().to(endpoints)).route(web::post().to(register)))
-        .service(web::resource("/admin/endpoints/{name:.+}/trip").route(web::post().to(trip)))
-        .service(web::resource("/admin/endpoints/{name:.+}/reset").route(web::post().to(reset)))
+        .service(at("/admin/endpoints").route(web::get().to(endpoints)).route(web::post().to(register)))
+        .service(at("/admin/endpoints/{name:.+}/trip").route(web::post().to(trip)))
+        .service(at("/admin/endpoints/{name:.+}/reset").route(web::post().to(reset)))
         .service(
-            web::resource("/admin/endpoints/{name:.+}")
+            at("/admin/endpoints/{name:.+}")
                 .route(web::get().to(endpoint))
                 .route(web::patch().to(patch))
                 .route(web::delete().to(remove)),
         )
-        .route("/admin/explain", web::post().to(explained))
-        .route("/admin/decisions/{id}", web::get().to(decision))
-        .service(web::resource("/admin/keys").route(web::get().to(keys)).route(web::post().to(create_key)))
-        .service(web::resource("/admin/keys/{id}").route(web::get().to(key)).route(web::delete().to(revoke_key)))
-        .route("/admin/reload", web::post().to(reload))
-        .route("/admin/audit", web::get().to(audit))
-        .route("/admin/events", web::get().to(events))
-        .route("/admin/test/panic/{name}", web::post().to(panic_actor));
+        .service(at("/admin/explain").route(web::post().to(explained)))
+        .service(at("/admin/decisions/{id}").route(web::get().to(decision)))
+        .service(at("/admin/keys").route(web::get().to(keys)).route(web::post().to(create_key)))
+        .service(at("/admin/keys/{id}").route(web::get().to(key)).route(web::delete().to(revoke_key)))
+        .service(at("/admin/reload").route(web::post().to(reload)))
+        .service(at("/admin/audit").route(web::get().to(audit)))
+        .service(at("/admin/events").route(web::get().to(events)))
+        .service(at("/admin/test/panic/{name}").route(web::post().to(panic_actor)));
     reports::routes(config);
 }
 

@@ -9,7 +9,7 @@ use crate::engine::gateway::Worker;
 use crate::engine::hints::{Hints, PREFIX};
 use crate::engine::relay::Relay;
 use crate::engine::serve::{self, Failure, Served};
-use crate::http::{body, guard, respond};
+use crate::http::{at, body, guard, respond};
 use actix_web::http::header::HeaderMap;
 use actix_web::web::{self, Bytes, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
@@ -22,11 +22,11 @@ type OfWorker = web::Data<Rc<Worker>>;
 
 pub fn routes(config: &mut ServiceConfig) {
     config
-        .route("/v1/chat/completions", web::post().to(chat))
-        .route("/v1/explain", web::post().to(explained))
-        .route("/v1/models", web::get().to(models))
-        .route("/v1/models/{id:.+}", web::get().to(model))
-        .route("/v1/requests/{id}", web::get().to(request_record));
+        .service(at("/v1/chat/completions").route(web::post().to(chat)))
+        .service(at("/v1/explain").route(web::post().to(explained)))
+        .service(at("/v1/models").route(web::get().to(models)))
+        .service(at("/v1/models/{id:.+}").route(web::get().to(model)))
+        .service(at("/v1/requests/{id}").route(web::get().to(request_record)));
 }
 
 async fn chat(request: HttpRequest, payload: Payload, worker: OfWorker) -> HttpResponse {
@@ -40,7 +40,11 @@ async fn chat(request: HttpRequest, payload: Payload, worker: OfWorker) -> HttpR
             .insert_header(("cache-control", "no-cache"))
             .insert_header(("x-accel-buffering", "no"))
             .streaming(events(relay)),
-        Err(Failure { request_id, error }) => respond::error(&error, request_id.as_ref()),
+        Err(Failure { request_id, error }) => {
+            // Refused before it had an id: one is made, so that caller and operator can speak of it.
+            let id = request_id.unwrap_or_else(|| RequestId::mint(clock::wall(), fastrand::u128(..)));
+            respond::error(&error, Some(&id))
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::engine::error::{ApiError, Code};
 use actix_web::HttpRequest;
-use actix_web::http::header::CONTENT_LENGTH;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use actix_web::web::{Bytes, BytesMut, Payload};
 use futures_util::StreamExt;
 use std::time::Duration;
@@ -21,6 +21,10 @@ pub async fn read(request: &HttpRequest, mut payload: Payload, limit: usize) -> 
         let message = format!("the body is over the limit of {limit} bytes (server.body_limit)");
         ApiError::new(Code::RequestTooLarge, message)
     };
+    if let Some(coding) = request.headers().get(CONTENT_ENCODING).filter(|v| *v != "identity") {
+        let message = format!("a body with content-encoding {coding:?} is not read; send it uncompressed");
+        return Err(ApiError::new(Code::InvalidRequest, message).with_param("content-encoding"));
+    }
     let announced = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|n| n > limit as u64) {
         return Err(too_large());

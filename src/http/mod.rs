@@ -30,19 +30,29 @@ pub enum Surface {
 pub fn routes(surface: Surface) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
         config
-            .route("/health/live", web::get().to(health::live))
-            .route("/health/ready", web::get().to(health::ready))
-            .route("/metrics", web::get().to(health::metrics))
-            .route("/openapi.json", web::get().to(health::openapi));
+            .service(at("/health/live").route(web::get().to(health::live)))
+            .service(at("/health/ready").route(web::get().to(health::ready)))
+            .service(at("/metrics").route(web::get().to(health::metrics)))
+            .service(at("/openapi.json").route(web::get().to(health::openapi)));
         if surface != Surface::Operators {
             applications::routes(config);
         }
         if surface != Surface::Applications {
-            config.route("/", web::get().to(dashboard::page));
+            config.service(at("/").route(web::get().to(dashboard::page)));
             admin::routes(config);
         }
         config.default_service(web::to(nowhere));
     }
+}
+
+/// An address; a method that it does not have is answered in the same envelope as everything else.
+fn at(path: &str) -> actix_web::Resource {
+    web::resource(path).default_service(web::to(wrong_method))
+}
+
+async fn wrong_method(request: actix_web::HttpRequest) -> HttpResponse {
+    let message = format!("{} does not take {}", request.path(), request.method());
+    respond::error(&ApiError::new(Code::MethodNotAllowed, message), None)
 }
 
 async fn nowhere(request: actix_web::HttpRequest) -> HttpResponse {

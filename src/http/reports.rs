@@ -2,7 +2,7 @@
 
 use crate::engine::gateway::Worker;
 use crate::engine::reports::{group_by, range};
-use crate::http::{admin, guard, respond};
+use crate::http::{admin, at, guard, respond};
 use actix_web::http::header::ACCEPT;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
@@ -14,9 +14,9 @@ type OfWorker = web::Data<Rc<Worker>>;
 
 pub fn routes(config: &mut ServiceConfig) {
     config
-        .route("/admin/report", web::get().to(report))
-        .route("/admin/ledger", web::get().to(sums))
-        .route("/admin/ledger/export", web::get().to(export));
+        .service(at("/admin/report").route(web::get().to(report)))
+        .service(at("/admin/ledger").route(web::get().to(sums)))
+        .service(at("/admin/ledger/export").route(web::get().to(export)));
 }
 
 #[derive(Deserialize)]

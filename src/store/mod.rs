@@ -15,8 +15,6 @@
 
 mod block;
 mod codec;
-#[cfg(test)]
-mod conformance;
 mod end;
 mod error;
 pub mod export;
@@ -33,6 +31,8 @@ pub(crate) mod sample;
 mod shelf;
 mod state;
 mod sums;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use error::StoreError;

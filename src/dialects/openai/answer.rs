@@ -194,11 +194,12 @@ fn read(json: &[u8]) -> Result<Body<'_>, Wrong> {
         if text.trim().is_empty() {
             Wrong::protocol("the answer is empty")
         } else {
-            Wrong::protocol(format!("the answer is not a completion: {e}"))
+            // Not the parser's words: they quote the text.
+            Wrong::protocol(format!("the answer is no completion (line {}, column {})", e.line(), e.column()))
         }
     })?;
     if let Some(error) = body.error.map(RawValue::get).filter(|e| *e != "null") {
-        return Err(Wrong { outcome: fault::of_error_object(error), message: fault::message_of(json) });
+        return Err(Wrong { outcome: fault::of_error_object(error), message: fault::kind_of(json) });
     }
     Ok(body)
 }

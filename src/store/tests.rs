@@ -265,7 +265,7 @@ fn a_killed_process_loses_nothing_acknowledged() {
     let mut acknowledged = 0;
     for kill in 1..=6 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::conformance::a_process_to_be_killed", "--nocapture"])
+            .args(["--exact", "store::tests::a_process_to_be_killed", "--nocapture"])
             .env("BREAKWATER_TEST_KILLED_STORE", dir.path())
             .stdout(Stdio::piped())
             .spawn()
