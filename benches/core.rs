@@ -5,11 +5,17 @@
 #[path = "support/entries.rs"]
 mod entries;
 
+use breakwater::actors::coordinator::Coordinator;
+use breakwater::actors::messages::PlanRequest;
+use breakwater::actors::permit::{Permit, Report};
+use breakwater::actors::topology::Topology;
 use breakwater::clock;
+use breakwater::config::{self, Config};
 use breakwater::dialects::sse::Decoder;
 use breakwater::domain::breaker::Breaker;
 use breakwater::domain::gate::{Ask, Gate};
-use breakwater::domain::health::{EndpointHealth, Settle};
+use breakwater::domain::health::{EndpointHealth, Figures, Settle};
+use breakwater::domain::intelligent::RequestHints;
 use breakwater::domain::latency::{LatencyRecorder, PeakEwma};
 use breakwater::domain::ledger::{GENESIS, Row};
 use breakwater::domain::money::{NanoUsd, PicoUsdPerToken};
@@ -22,12 +28,14 @@ use breakwater::domain::strategy::{CandidateFacts, Cursor, StrategyKind, rank};
 use breakwater::domain::sums::{GroupBy, TimeRange};
 use breakwater::domain::time::Ts;
 use breakwater::domain::usage::Usage;
+use breakwater::engine::registry::make_cell;
 use breakwater::store::export::{RowFormat, RowWriter};
 use breakwater::store::{LedgerItem, LedgerReader, OpenOptions, Store};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use parking_lot::Mutex;
 use std::fmt::Debug;
 use std::hint::black_box;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,7 +90,10 @@ fn ledger(c: &mut Criterion) {
 
 /// Time goes on by 20 µs a call: 50,000 requests a second, so that buckets refill and windows roll.
 fn ticking() -> impl FnMut() -> Ts {
-    let mut now = NOW;
+    after(NOW)
+}
+
+fn after(mut now: Ts) -> impl FnMut() -> Ts {
     move || {
         now = now.plus(Duration::from_micros(20));
         now
@@ -110,6 +121,82 @@ fn admission(c: &mut Criterion) {
         b.iter(|| {
             let ticket = must(cell.lock().admit(tick(), black_box(500), ask));
             cell.lock().release(tick(), ticket, Reserved::Settle, Some(332));
+        });
+    });
+}
+
+/// The cells and routes of a configuration with `count` endpoints behind the route `chat`, each with some history.
+fn topology(config: &Config) -> Topology {
+    let cells: Vec<_> = (0..).zip(&config.endpoints).map(|(id, e)| make_cell(id, Arc::clone(e), None)).collect();
+    for cell in &cells {
+        let figures =
+            Figures { ewma_ttft_us: Some(40_000.0 + f64::from(cell.id)), samples: 1_000, ..Figures::default() };
+        cell.hot.lock().figures = figures;
+    }
+    Topology::new(cells, &config.routes)
+}
+
+fn configuration(count: u32) -> Arc<Config> {
+    let names: Vec<String> = (0..count).map(|i| format!("e{i}")).collect();
+    let endpoints: String = (names.iter().zip(1_u32..))
+        .map(|(name, i)| {
+            format!(
+                "  {name}:\n    provider: p\n    model: m{i}\n    price: {{input: {i}.5, output: {i}}}\n    \
+                 limits: {{rpm: 60000000, tpm: 60000000000, concurrency: 1000}}\n"
+            )
+        })
+        .collect();
+    let text = format!(
+        "providers:\n  p: {{dialect: openai, base_url: \"http://127.0.0.1:9/v1\", api_key: \"${{KEY}}\", \
+         allow_private: true}}\nendpoints:\n{endpoints}routes:\n  chat: {{strategy: cost_based, endpoints: [{}]}}\n",
+        names.join(", ")
+    );
+    Arc::new(must(config::parse("bench", &text, &|_| Some("sk-upstream".into()), Path::new("."))))
+}
+
+/// What a request asks of its Coordinator and its endpoint: the whole plan, then a permit taken and finished.
+fn planning(c: &mut Criterion) {
+    for count in [4, 1_000] {
+        let config = configuration(count);
+        let topology = topology(&config);
+        let (mut coordinator, mut tick) = (Coordinator::default(), after(clock::now()));
+        let route = must(topology.route("chat").ok_or("no route"));
+        c.bench_function(&format!("plan/{count}"), |b| {
+            b.iter(|| {
+                let request = PlanRequest {
+                    route: Arc::clone(route),
+                    now: tick(),
+                    prompt_tokens: black_box(250),
+                    completion_tokens: 256,
+                    strategy: None,
+                    hints: RequestHints::default(),
+                    no_fallback: false,
+                    complexity: None,
+                    config: Arc::clone(&config),
+                };
+                coordinator.plan(request, 0.5)
+            });
+        });
+    }
+    let topology = topology(&configuration(1));
+    let cell = must(topology.cell("e0").ok_or("no endpoint"));
+    let (mut tick, mut waiting) = (after(clock::now()), 0);
+    let report = Report {
+        outcome: Outcome::Success,
+        ttft_us: Some(40_123),
+        usage: usage(),
+        cost: Some(NanoUsd(462_500)),
+        retry_after: None,
+    };
+    c.bench_function("permit/take and finish", |b| {
+        b.iter(|| {
+            let permit = must(Permit::take(cell, tick(), 500, Ask { may_probe: true, roll: 0.5 }));
+            permit.finish(tick(), black_box(&report));
+            waiting += 1;
+            // In place of the actor, which looks every few milliseconds.
+            if waiting % 256 == 0 {
+                drop(cell.take_inbox());
+            }
         });
     });
 }
@@ -277,5 +364,5 @@ fn sse(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group! { name = core; config = quick(); targets = admission, settling, pricing, ledger, ranking, attempts, sse, store }
+criterion_group! { name = core; config = quick(); targets = planning, admission, settling, pricing, ledger, ranking, attempts, sse, store }
 criterion_main!(core);

@@ -150,8 +150,16 @@ pub fn nginx(upstream: SocketAddr, workers: usize, dir: &Path) -> Result<Option<
     };
     let mut process = Process { child, by_signal: true };
     await_answer(&mut process, address, None, &dir.join("error.log"))?;
+    // The master listens before it has started all workers; a worker missed here would work uncounted.
+    let mut pids = procfs::family(process.child.id());
+    while pids.len() <= workers && clock::now().since(start) < START_WITHIN {
+        std::thread::sleep(LOOK_AGAIN);
+        pids = procfs::family(process.child.id());
+    }
+    if pids.len() <= workers {
+        return Err(Fault::Peer(format!("nginx has {} processes instead of {}", pids.len(), workers + 1)));
+    }
     let ready = clock::now().since(start);
-    let pids = procfs::family(process.child.id());
     Ok(Some(Peer { kind: Kind::Nginx, address, key: "sk-client".into(), ready, pids, _process: Some(process) }))
 }
 

@@ -28,6 +28,7 @@ const STORE_EVERY: Duration = Duration::from_secs(1);
 const EVEN_OUT_US: i64 = 5_000_000;
 
 /// Something for the ledger's next commit.
+#[allow(clippy::large_enum_variant, reason = "most items are rows, and a batch of them is one allocation")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LedgerItem {
     /// An attempt.
