@@ -125,7 +125,7 @@ fn bad_usage_is_2_and_help_is_0() {
 fn a_configuration_that_is_not_there_is_2() {
     for command in ["serve", "check"] {
         let run = breakwater(&[command, "--config", "/nonexistent/config.yaml"], &[]).expect(2);
-        assert!(run.stderr.contains("/nonexistent/config.yaml"), "{run:?}");
+        assert!((run.stdout.clone() + &run.stderr).contains("/nonexistent/config.yaml"), "{run:?}");
     }
 }
 

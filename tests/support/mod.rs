@@ -26,6 +26,13 @@ pub async fn eventually(limit: Duration, what: &str, mut check: impl AsyncFnMut(
     }
 }
 
+/// Seconds since the epoch of an RFC 3339 time.
+#[track_caller]
+pub fn seconds(rfc3339: &str) -> f64 {
+    let at = rfc3339.parse::<jiff::Timestamp>().unwrap_or_else(|e| panic!("{e}: {rfc3339}"));
+    at.as_duration().as_secs_f64()
+}
+
 pub const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }

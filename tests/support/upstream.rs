@@ -33,6 +33,8 @@ pub enum Reply {
     Body { content_type: &'static str, body: Vec<u8> },
     /// A 200 event stream with these exact bytes, closed as a whole.
     Events(String),
+    /// As [`Reply::Events`], but each event leaves 50 ms after the one before.
+    Paced(String),
     /// A 200 event stream with these bytes, then the connection is cut within a chunk.
     CutEvents(String),
     /// A 200 event stream with these bytes, then silence until the caller goes.
@@ -282,6 +284,7 @@ fn answer(to: &mut TcpStream, shared: &Shared, seen: &Seen, reply: &Reply, numbe
             let _ = to.shutdown(std::net::Shutdown::Both);
             return End::Close;
         }
+        Reply::Paced(text) => return pace(to, shared, text),
         Reply::SilentAfter(text) => {
             let _ = write_chunked_head(to).and_then(|()| write_chunk(to, text));
             return stay(to, shared, Duration::from_secs(120)).unwrap_or(End::Close);
@@ -345,6 +348,20 @@ fn stream_event(n: usize) -> String {
         n if n <= WORDS.len() => text_event(WORDS[n - 1]),
         _ => closing_events(),
     }
+}
+
+fn pace(to: &mut TcpStream, shared: &Shared, text: &str) -> End {
+    let mut written = write_chunked_head(to);
+    for event in text.split_inclusive("\n\n") {
+        written = written.and_then(|()| write_chunk(to, event));
+        if written.is_err() {
+            return End::CallerLeft;
+        }
+        if let Some(end) = stay(to, shared, ms(50)) {
+            return end;
+        }
+    }
+    if written.and_then(|()| end_chunks(to)).is_ok() { End::KeepAlive } else { End::CallerLeft }
 }
 
 fn trickle(to: &mut TcpStream, shared: &Shared, words: usize, gap: Duration) -> End {
