@@ -39,6 +39,8 @@ pub enum Reply {
     CutEvents(String),
     /// A 200 event stream with these bytes, then silence until the caller goes.
     SilentAfter(String),
+    /// A 200 with a JSON body that never ends.
+    Endless,
     /// Reads the request and never answers.
     Hang,
     /// Reads the request and closes the connection without an answer.
@@ -91,6 +93,7 @@ struct Shared {
     calls: AtomicUsize,
     running: AtomicUsize,
     hang_ups: AtomicUsize,
+    connections: AtomicUsize,
     stopped: AtomicBool,
     keep_bodies: AtomicBool,
 }
@@ -116,6 +119,7 @@ impl Upstream {
             calls: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             hang_ups: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             keep_bodies: AtomicBool::new(true),
         });
@@ -159,6 +163,11 @@ impl Upstream {
         self.shared.hang_ups.load(Ordering::SeqCst)
     }
 
+    /// Connections so far, whatever came over them.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
     /// Every request but for probes, oldest first.
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().clone()
@@ -200,6 +209,7 @@ fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 return;
             }
             if let Ok(connection) = connection {
+                shared.connections.fetch_add(1, Ordering::SeqCst);
                 let shared = Arc::clone(&shared);
                 std::thread::spawn(move || converse(connection, &shared));
             }
@@ -276,6 +286,7 @@ fn answer(to: &mut TcpStream, shared: &Shared, seen: &Seen, reply: &Reply, numbe
         }
         Reply::Hang => return stay(to, shared, Duration::from_secs(120)).unwrap_or(End::Close),
         Reply::Close => return End::Close,
+        Reply::Endless => return endless(to, shared),
         Reply::Trickle { words, gap } if streamed => return trickle(to, shared, *words, *gap),
         Reply::CutEvents(text) => {
             let _ = write_chunked_head(to);
@@ -348,6 +359,21 @@ fn stream_event(n: usize) -> String {
         n if n <= WORDS.len() => text_event(WORDS[n - 1]),
         _ => closing_events(),
     }
+}
+
+/// Writes until the caller has had enough.
+fn endless(to: &mut TcpStream, shared: &Shared) -> End {
+    let piece = [b'x'; 64 * 1024];
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{\"choices\":[{\"text\":\"";
+    let mut written = to.write_all(head.as_bytes());
+    while written.is_ok() {
+        if shared.stopped.load(Ordering::SeqCst) {
+            return End::Close;
+        }
+        written = to.write_all(&piece);
+    }
+    End::CallerLeft
 }
 
 fn pace(to: &mut TcpStream, shared: &Shared, text: &str) -> End {
