@@ -103,7 +103,9 @@ async fn run_errand(upstream: &Upstream, errand: Errand) {
 
 async fn ask(upstream: &Upstream, config: &EndpointConfig, key_only: bool) -> Probed {
     let key = config.provider.keys.first().map(|k| k.key.expose());
-    let Ok(target) = Target::new(&config.provider.base_url, key, config.timeouts.connect) else {
+    let Ok(target) =
+        Target::new(&config.provider.base_url, key, config.timeouts.connect, config.provider.allow_private)
+    else {
         return Probed::Failed;
     };
     let url = match &config.probe {
