@@ -24,7 +24,9 @@ use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -48,7 +50,8 @@ pub struct Gateway {
     /// Requests that wait for a full endpoint.
     pub waiting: AtomicU32,
     draining: AtomicBool,
-    /// Tells streams that their time is up.
+    /// The drain period is over; `stop` tells those that wait.
+    stopping: AtomicBool,
     stop: Notify,
     config_path: Option<PathBuf>,
     pub started: Ts,
@@ -92,6 +95,7 @@ impl Gateway {
             in_flight: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             draining: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             stop: Notify::new(),
             config_path,
             started: now,
@@ -122,17 +126,22 @@ impl Gateway {
 
     /// From now on readiness says no.
     pub fn drain(&self) {
-        self.draining.store(true, std::sync::atomic::Ordering::Release);
+        self.draining.store(true, Release);
     }
 
-    /// Ends the streams that still run, each with an error event.
-    pub fn stop_streams(&self) {
+    /// Ends what still runs: streams with an error event, requests without an answer with an error.
+    pub fn stop_running(&self) {
+        self.stopping.store(true, Release);
         self.stop.notify_waiters();
     }
 
-    /// Resolves when streams must end.
-    pub fn stopped(&self) -> impl Future<Output = ()> + '_ {
-        self.stop.notified()
+    /// Resolves when everything must end, at once if that was said before.
+    pub async fn stopped(&self) {
+        // In this order: who is told between the two lines is on the list already.
+        let told = self.stop.notified();
+        if !self.stopping.load(Acquire) {
+            told.await;
+        }
     }
 
     /// Reads the configuration file again and swaps it in; answers with what changed.

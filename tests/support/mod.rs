@@ -4,6 +4,8 @@
 //! Rules: every test has its own ports and its own folder; nothing is waited for with a fixed sleep but with [`eventually`];
 //! a process that a test started ends with the test.
 
+#![allow(dead_code, unused_imports, reason = "shared by several test programs; not every part is needed in each")]
+
 pub mod client;
 pub mod gateway;
 pub mod ledger;

@@ -29,6 +29,7 @@ pub struct Setup {
     endpoints: Vec<Endpoint>,
     routes: Vec<Route>,
     pub env: Vec<(String, String)>,
+    wrapper: Vec<String>,
 }
 
 impl Setup {
@@ -40,6 +41,7 @@ impl Setup {
             endpoints: vec![],
             routes: vec![],
             env: vec![],
+            wrapper: vec![],
         }
     }
 
@@ -112,6 +114,18 @@ impl Setup {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
+    }
+
+    /// A shell line that runs before the gateway, in the process that becomes it: limits, mounts, traps. `$STORE` is the store's
+    /// folder, which does not exist yet.
+    pub fn before(mut self, shell: &str) -> Self {
+        self.wrapper = ["sh", "-ec", &format!("{shell}\nexec \"$@\""), "sh"].map(str::to_owned).to_vec();
+        self
+    }
+
+    /// What the binary is started through; empty: nothing.
+    pub fn wrapper(&self) -> &[String] {
+        &self.wrapper
     }
 
     /// The environment that the configuration refers to.
