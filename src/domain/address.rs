@@ -1,6 +1,6 @@
 //! Which internet addresses are nobody's on the internet: what a gateway must not be led to by a name or a redirect.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Whether an address is loopback, private, link-local, or special in another way, so not a vendor's on the internet.
 #[must_use]
