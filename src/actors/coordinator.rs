@@ -82,7 +82,11 @@ impl Coordinator {
             self.cursors.clear();
         }
         let cursor = cursors(&mut self.cursors, &plan.route).of(order.strategy);
-        let applied = strategy::rank_with(&order, &self.facts, cursor, roll, &mut self.ranked);
+        let applied = if request.look_only {
+            strategy::rank_with(&order, &self.facts, &mut cursor.clone(), roll, &mut self.ranked)
+        } else {
+            strategy::rank_with(&order, &self.facts, cursor, roll, &mut self.ranked)
+        };
         plan.strategy = applied.strategy;
         plan.explored = applied.explored;
         plan.candidates = self

@@ -129,6 +129,8 @@ pub struct PlanRequest {
     pub no_fallback: bool,
     pub complexity: Option<Complexity>,
     pub config: Arc<Config>,
+    /// Nothing will be sent: whose turn it is stays as it is.
+    pub look_only: bool,
 }
 
 /// The ranked candidates and why they stand so.

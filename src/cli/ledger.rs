@@ -125,7 +125,7 @@ struct VerifyArgs {
     #[command(flatten)]
     place: Place,
     /// Check an exported file alone, CSV or JSON lines.
-    #[arg(long, value_name = "EXPORT", conflicts_with_all = ["config", "store", "url"])]
+    #[arg(long, value_name = "EXPORT", conflicts_with_all = ["store", "url"])]
     file: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t = VerifyFormat::Table)]
     format: VerifyFormat,

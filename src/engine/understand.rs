@@ -99,6 +99,7 @@ impl Understood<'_> {
             no_fallback: self.hints.no_fallback,
             complexity: self.complexity,
             config,
+            look_only: false,
         }
     }
 
@@ -107,8 +108,20 @@ impl Understood<'_> {
     /// # Errors
     /// 500 when it is gone.
     pub async fn plan(&self, worker: &Rc<Worker>, now: Ts) -> Result<Plan, ApiError> {
-        let request = self.plan_request(worker.gateway.config(), now);
-        let down = |_| ApiError::new(Code::Internal, "the coordinator does not answer");
-        worker.coordinator.send(request).await.map_err(down)
+        ask(worker, self.plan_request(worker.gateway.config(), now)).await
     }
+
+    /// The plan that [`Self::plan`] would give now, without anybody's turn being used up.
+    ///
+    /// # Errors
+    /// 500 when the Coordinator is gone.
+    pub async fn look(&self, worker: &Rc<Worker>, now: Ts) -> Result<Plan, ApiError> {
+        let request = self.plan_request(worker.gateway.config(), now);
+        ask(worker, PlanRequest { look_only: true, ..request }).await
+    }
+}
+
+async fn ask(worker: &Rc<Worker>, request: PlanRequest) -> Result<Plan, ApiError> {
+    let down = |_| ApiError::new(Code::Internal, "the coordinator does not answer");
+    worker.coordinator.send(request).await.map_err(down)
 }

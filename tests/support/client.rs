@@ -64,7 +64,8 @@ pub struct Sse {
 impl Sse {
     pub fn read(text: &str) -> Self {
         let mut sse = Self::default();
-        for line in text.lines() {
+        // A stream may begin with a byte order mark.
+        for line in text.trim_start_matches('\u{feff}').lines() {
             if let Some(comment) = line.strip_prefix(':') {
                 sse.comments.push(comment.trim().to_owned());
             } else if let Some(data) = line.strip_prefix("data:") {
