@@ -101,12 +101,26 @@ async fn run_errand(upstream: &Upstream, errand: Errand) {
     }
 }
 
+/// Asks with one key after the other until one is taken: the endpoint is out only when all are refused.
 async fn ask(upstream: &Upstream, config: &EndpointConfig, key_only: bool) -> Probed {
-    let key = config.provider.keys.first().map(|k| k.key.expose());
-    let Ok(target) = Target::new(&config.provider.base_url, key, config.timeouts.connect) else {
+    let mut found = Probed::Failed;
+    let keys = config.provider.keys.iter().map(|k| Some(k.key.expose()));
+    let keyless = config.provider.keys.is_empty().then_some(None);
+    for key in keys.chain(keyless) {
+        found = ask_with(upstream, config, key, key_only).await;
+        if found != Probed::KeyRefused {
+            break;
+        }
+    }
+    found
+}
+
+async fn ask_with(upstream: &Upstream, config: &EndpointConfig, key: Option<&str>, key_only: bool) -> Probed {
+    let EndpointConfig { provider, timeouts, probe, .. } = config;
+    let Ok(target) = Target::new(&provider.base_url, key, timeouts.connect, provider.allow_private) else {
         return Probed::Failed;
     };
-    let url = match &config.probe {
+    let url = match probe {
         ProbeSettings::Path { path, .. } if !key_only => target.at_origin(path),
         _ => Ok(target.models_url().clone()),
     };

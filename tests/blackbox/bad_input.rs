@@ -147,7 +147,9 @@ async fn a_body_over_the_limit_is_413_and_its_memory_comes_back() {
     }
     assert_eq!(a.calls(), 1, "only the good one");
     gateway.chat(&chat_body("chat")).await.expect(200);
-    eventually(secs(10), "the memory is back", async || gateway.resident_kib() < before + 32 * 1024).await;
+    // The allocator may keep a body's worth for each of the two workers; twelve bodies' worth it may not.
+    let most = before + 48 * 1024;
+    eventually(secs(10), "the memory is back", async || gateway.resident_kib() < most).await;
 }
 
 #[tokio::test]

@@ -228,7 +228,7 @@ async fn no_fallback_means_no_other_endpoint() {
     let gateway = Gateway::start(&Setup::pair(&a, &b, &[])).await;
     let hint = [("x-breakwater-no-fallback", "true")];
     gateway.chat_with(&hint, &chat_body("chat")).await.expect_error(502, "upstream_failed");
-    assert_eq!(b.calls(), 0);
+    assert_eq!((a.calls(), b.calls()), (1, 0), "the first candidate, asked once");
     a.set(Reply::Completion);
     assert_eq!(gateway.chat_with(&hint, &chat_body("b")).await.expect(200).need("x-breakwater-endpoint"), "b");
 }

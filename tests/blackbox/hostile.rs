@@ -64,12 +64,15 @@ async fn a_silent_stream_is_kept_alive_with_comments() {
 #[tokio::test]
 async fn a_caller_that_does_not_read_holds_nothing_in_memory() {
     let flood: String = (0..200_000).map(|n| text_event(&format!("word{n} "))).collect();
-    let a = Upstream::start_with(Reply::Events(flood));
+    let a = Upstream::start();
     let gateway = Gateway::start(&Setup::single(&a)).await;
-    gateway.chat(&chat_body("chat")).await;
+    gateway.chat(&chat_body("chat")).await.expect(200);
     let before = gateway.resident_kib();
-    let held = futures_util::future::join_all((0..5).map(|_| async { gateway.open(&stream_body("chat")).await })).await;
-    eventually(secs(10), "five streams run", async || a.calls() >= 6).await;
+    a.set(Reply::Events(flood));
+    let body = stream_body("chat");
+    let held = futures_util::future::join_all((0..5).map(|_| gateway.open(&body))).await;
+    assert!(held.iter().all(|h| h.status() == 200));
+    assert_eq!(a.running(), 5, "the upstream waits for the callers");
     let until = std::time::Instant::now() + secs(2);
     eventually(secs(5), "memory was watched for two seconds", async || {
         assert!(gateway.resident_kib() < before + 64 * 1024, "{} KiB, {before} before", gateway.resident_kib());

@@ -17,10 +17,14 @@ async fn a_killed_gateway_goes_on_where_it_was() {
         .route("chat", "priority", &["a", "b"], &[])
         .route("tripped", "priority", &["c", "b"], &[]);
     let mut gateway = Gateway::start(&setup).await;
-    for _ in 0..30 {
-        gateway.chat(&chat_body("chat")).await.expect(200);
-    }
+    let send = async |n: usize| {
+        for _ in 0..n {
+            gateway.chat(&chat_body("chat")).await.expect(200);
+        }
+    };
+    send(5).await;
     gateway.wait_breaker("a", "open", secs(2)).await;
+    send(25).await;
     gateway.admin("POST", "/admin/endpoints/c/trip", Some(&json!({"reason": "drill"}))).await.expect(200);
     let rows = gateway.wait_rows(35).await;
     let since = Instant::now();

@@ -37,7 +37,7 @@ async fn generation(gateway: &Gateway) -> u64 {
 async fn a_panicked_actor_is_back_with_its_state() {
     let (a, b) = (Upstream::start_with(Reply::status(500)), Upstream::start());
     let gateway = start(&a, &b).await;
-    for _ in 0..8 {
+    for _ in 0..5 {
         gateway.chat(&chat_body("chat")).await.expect(200);
     }
     gateway.wait_breaker("a", "open", secs(2)).await;

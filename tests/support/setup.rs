@@ -11,6 +11,8 @@ struct Endpoint {
     name: String,
     base_url: String,
     key: String,
+    /// A second key of the same provider.
+    spare_key: Option<String>,
     settings: Vec<String>,
 }
 
@@ -84,13 +86,20 @@ impl Setup {
             settings.push("price: {input: 1.00, output: 2.00}".into());
         }
         let key = format!("{UPSTREAM_KEY}{name}");
-        self.endpoints.push(Endpoint { name: name.into(), base_url: base_url.into(), key, settings });
+        self.endpoints.push(Endpoint { name: name.into(), base_url: base_url.into(), key, spare_key: None, settings });
         self
     }
 
     /// The key that the provider of `endpoint` is configured with.
     pub fn upstream_key(mut self, endpoint: &str, key: &str) -> Self {
         self.endpoints.iter_mut().find(|e| e.name == endpoint).expect("an endpoint of that name").key = key.into();
+        self
+    }
+
+    /// A second key that the provider of `endpoint` has.
+    pub fn spare_key(mut self, endpoint: &str, key: &str) -> Self {
+        let found = self.endpoints.iter_mut().find(|e| e.name == endpoint);
+        found.expect("an endpoint of that name").spare_key = Some(key.into());
         self
     }
 
@@ -140,14 +149,13 @@ impl Setup {
         lines(&mut y, "  ", &self.store);
         y += "providers:\n";
         for e in &self.endpoints {
-            writeln!(
-                y,
-                "  p-{0}: {{dialect: openai, base_url: \"{1}\", api_key: \"${{{2}}}\", allow_private: true}}",
-                e.name,
-                e.base_url,
-                variable(&e.name)
-            )
-            .unwrap();
+            let key = format!("\"${{{}}}\"", variable(&e.name));
+            let keys = match &e.spare_key {
+                None => format!("api_key: {key}"),
+                Some(spare) => format!("api_keys: [{{key: {key}}}, {{key: \"{spare}\"}}]"),
+            };
+            let (name, url) = (&e.name, &e.base_url);
+            writeln!(y, "  p-{name}: {{dialect: openai, base_url: \"{url}\", {keys}, allow_private: true}}").unwrap();
         }
         y += "endpoints:\n";
         for e in &self.endpoints {
