@@ -151,7 +151,7 @@ async fn slow_loris_heads_and_bodies() {
         all
     };
     let (all, during) = futures_util::future::join(dripping, measure(30)).await;
-    assert!(during < before * 2 + ms(100), "others' p99 went from {before:?} to {during:?}");
+    assert!(during < before * 2 + ms(250), "others' p99 went from {before:?} to {during:?}");
     assert_eq!(gateway.admin_get("/health/ready").await["in_flight"], 0, "none of them takes a request's place");
     let told: Vec<String> = tokio::task::spawn_blocking(|| all.into_iter().map(Loris::told).collect()).await.unwrap();
     let (heads, bodies) = told.split_at(EACH);

@@ -107,8 +107,11 @@ impl Sse {
     }
 }
 
+/// What tests ask, unless they care.
+pub const PROMPT: &str = "Say that all is well.";
+
 pub fn chat_body(model: &str) -> Value {
-    json!({"model": model, "messages": [{"role": "user", "content": "Say that all is well."}]})
+    json!({"model": model, "messages": [{"role": "user", "content": PROMPT}]})
 }
 
 pub fn stream_body(model: &str) -> Value {

@@ -2,7 +2,8 @@
 //! store; and every other subcommand, run to its end.
 
 use super::client::Answer;
-use super::setup::Setup;
+use super::client::PROMPT;
+use super::setup::{Setup, UPSTREAM_KEY};
 use super::{eventually, ms, secs};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
@@ -150,6 +151,18 @@ impl Gateway {
 
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Whatever a test was about: neither log nor store may hold a secret or the prompt that all tests send.
+    fn assert_discreet(&self) {
+        let markers = [ADMIN_TOKEN, UPSTREAM_KEY, PROMPT];
+        let mut texts = vec![("the log".to_owned(), self.log())];
+        read_all(&self.store(), &mut texts);
+        for (place, text) in texts {
+            for marker in markers {
+                assert!(!text.contains(marker), "`{marker}` is found in {place}");
+            }
+        }
     }
 
     /// Runs another subcommand with this gateway's configuration file and environment.
@@ -301,6 +314,20 @@ impl Drop for Gateway {
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("--- what the gateway wrote ---\n{}", self.log());
+        } else {
+            self.assert_discreet();
+        }
+    }
+}
+
+/// The readable part of every file below a folder.
+fn read_all(folder: &Path, texts: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            read_all(&path, texts);
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            texts.push((path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned()));
         }
     }
 }

@@ -3,6 +3,9 @@
 use super::upstream::Upstream;
 use std::fmt::Write;
 
+/// What the keys of providers begin with.
+pub const UPSTREAM_KEY: &str = "sk-upstream-";
+
 #[derive(Clone)]
 struct Endpoint {
     name: String,
@@ -82,7 +85,7 @@ impl Setup {
         if !settings.iter().any(|s| s.starts_with("price:")) {
             settings.push("price: {input: 1.00, output: 2.00}".into());
         }
-        let key = format!("sk-upstream-{name}");
+        let key = format!("{UPSTREAM_KEY}{name}");
         self.endpoints.push(Endpoint { name: name.into(), base_url: base_url.into(), key, spare_key: None, settings });
         self
     }
