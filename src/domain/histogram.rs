@@ -25,9 +25,24 @@ impl LogHistogram {
 
     /// Adds everything that `other` has counted.
     pub fn merge(&mut self, other: &Self) {
-        for (bucket, count) in &other.buckets {
-            self.add(*bucket, *count);
+        self.add_sorted(other.buckets.iter().copied());
+    }
+
+    /// Adds counts that come sorted by bucket, without searching for the place of each; returns how many there were.
+    pub fn add_sorted(&mut self, counts: impl IntoIterator<Item = (u16, u64)>) -> usize {
+        let (mut at, mut added) = (0, 0);
+        for (bucket, count) in counts {
+            added += 1;
+            while self.buckets.get(at).is_some_and(|(b, _)| *b < bucket) {
+                at += 1;
+            }
+            match self.buckets.get_mut(at) {
+                Some((b, n)) if *b == bucket => *n = n.saturating_add(count),
+                // Not sorted after all, or a bucket of its own.
+                _ => self.add(bucket, count),
+            }
         }
+        added
     }
 
     /// How many values were counted.

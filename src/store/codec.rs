@@ -12,6 +12,7 @@ const HEAD: usize = 7;
 const PIECE_KEY: u8 = b'P';
 
 /// Reads numbers and texts one after the other; `None` at the first that does not fit.
+#[derive(Clone)]
 pub(super) struct Cursor<'a> {
     rest: &'a [u8],
 }
@@ -152,6 +153,14 @@ pub(super) fn open(db: &sled::Db, key: &[u8], value: &[u8]) -> sled::Result<Open
     }
     let intact = crc32fast::hash(&payload) == u32::from_le_bytes(crc);
     Ok(Opened { version, payload, intact })
+}
+
+/// Version and payload of a value that is whole in one piece and intact, without copying it.
+pub(super) fn single(value: &[u8]) -> Option<(u8, &[u8])> {
+    let mut cursor = Cursor::new(value);
+    let (version, count, crc) = (cursor.byte()?, cursor.array()?, cursor.array()?);
+    let whole = u16::from_le_bytes(count) == 0 && crc32fast::hash(cursor.rest) == u32::from_le_bytes(crc);
+    whole.then_some((version, cursor.rest))
 }
 
 fn piece_count(value: &[u8]) -> u16 {

@@ -13,8 +13,8 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// The newest schema that this version reads and writes.
-pub(super) const SCHEMA: u32 = 1;
+/// The schema that this version writes; it reads the older ones too. 2: days have sums of their own.
+pub(super) const SCHEMA: u32 = 2;
 const VERSION: &str = "VERSION";
 const HEAD: &str = "HEAD";
 const LOCK: &str = "LOCK";

@@ -18,7 +18,7 @@ use crate::store::error::StoreError;
 use crate::store::month::Month;
 use crate::store::records::{RecordLog, RequestRecord};
 use crate::store::shelf::{Reach, Shelf};
-use crate::store::{Inner, LedgerReader, end};
+use crate::store::{Inner, LedgerReader, days, end};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -251,12 +251,15 @@ impl LedgerWriter {
         if !inner.live.read().is_dirty() && !inner.state_writer.lock().dirty {
             return Ok(());
         }
-        inner.write_state(Reach::Disk, |_| {
+        let mut sealed = Vec::new();
+        inner.write_state(Reach::Disk, |state| {
             let mut batch = sled::Batch::default();
-            inner.live.read().collect(&mut batch);
+            let live = inner.live.read();
+            live.collect(&mut batch);
+            sealed = days::seal(state, live.due_days(), &mut batch)?;
             Ok(batch)
         })?;
-        inner.live.write().stored();
+        inner.live.write().stored(&sealed);
         Ok(())
     }
 }

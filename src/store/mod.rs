@@ -14,7 +14,9 @@
 //! Everything here blocks: it belongs on the ledger's thread, a blocking thread or the command line, never on an HTTP worker.
 
 mod block;
+mod cell;
 mod codec;
+mod days;
 mod end;
 mod error;
 pub mod export;

@@ -162,7 +162,12 @@ impl Opening<'_> {
                 let found = u32::try_from(found).unwrap_or(u32::MAX);
                 return Err(StoreError::NewerSchema { path: dir.to_owned(), found, known: SCHEMA });
             }
-            Ok(Some(_)) => return Ok(state),
+            Ok(Some(found)) if found == u64::from(SCHEMA) || self.options.read_only => return Ok(state),
+            // What an older schema lacks is made on the way; from here on an older version must leave the store alone.
+            Ok(Some(_)) => {
+                files::write_version(&self.options.path)?;
+                return init_state(state);
+            }
             Ok(None) if self.report.created => return init_state(state),
             Ok(None) => "it is empty, although the store has been in use".to_owned(),
             Err(StoreError::Broken { what, .. } | StoreError::Damaged { what, .. }) => what,
@@ -329,7 +334,7 @@ impl Opening<'_> {
                     inner.live.read().collect(&mut batch);
                     Ok(batch)
                 })?;
-                inner.live.write().stored();
+                inner.live.write().stored(&[]);
             }
         }
         Ok(())

@@ -6,84 +6,24 @@
 //! - An hour has at most [`MAX_CELLS`] cells: tags come from clients. What comes later is counted in cells without tags, and the
 //!   hour is marked: sums by tag then read its rows. All other sums stay exact.
 //! - An hour's span of row numbers makes reading a time range a matter of those rows only.
+//! - Days that are over are summed up once more, from their hours: see [`days`](crate::store::days). A day is due when no row has come
+//!   for it since the rollups were last stored; a row that comes for it later takes its sums away again in the same batch.
 
-use crate::domain::histogram::LogHistogram;
-use crate::domain::ledger::{Entry, Row};
-use crate::domain::money::NanoUsd;
+use crate::domain::ledger::Row;
 use crate::domain::sums::Tally;
-use crate::domain::usage::Usage;
-use crate::store::codec::{self, Cursor, put_bytes, put_signed, put_varint};
+use crate::store::cell::{self, CellView, Dims, Grain};
+use crate::store::codec::{self, Cursor, put_varint};
+use crate::store::days::{self, day_of};
 use crate::store::error::StoreError;
 use crate::store::shelf::Shelf;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub(super) const MAX_CELLS: u32 = 4_096;
 /// Cells kept in memory after they were stored.
 const MAX_KEPT: usize = 8_192;
 const VERSION: u8 = 1;
-pub(super) const CELL: u8 = b'r';
-pub(super) const HOUR: u8 = b'h';
+const HOUR: u8 = b'h';
 const APPLIED: &[u8] = b"R";
-
-/// A stored cell: hour and contents.
-type Cell = (u32, Dims, Tally);
-
-type Tags = Arc<[(Box<str>, Box<str>)]>;
-
-/// By what a cell's rows agree.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Dims {
-    pub endpoint: Arc<str>,
-    pub model: Arc<str>,
-    pub key_id: Arc<str>,
-    pub route: Arc<str>,
-    /// `None`: various.
-    pub tags: Option<Tags>,
-}
-
-impl Dims {
-    fn of(e: &Entry) -> Self {
-        Self {
-            endpoint: Arc::clone(&e.endpoint),
-            model: Arc::clone(&e.model),
-            key_id: Arc::clone(&e.key_id),
-            route: Arc::clone(&e.route),
-            tags: Some(Arc::clone(&e.tags)),
-        }
-    }
-
-    fn write(&self, out: &mut Vec<u8>) {
-        for text in [&self.endpoint, &self.model, &self.key_id, &self.route] {
-            put_bytes(out, text.as_bytes());
-        }
-        let Some(tags) = &self.tags else {
-            put_varint(out, 0);
-            return;
-        };
-        put_varint(out, tags.len() as u64 + 1);
-        for (key, value) in tags.iter() {
-            put_bytes(out, key.as_bytes());
-            put_bytes(out, value.as_bytes());
-        }
-    }
-
-    fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
-        let mut text = || cursor.text().map(Arc::<str>::from);
-        let (endpoint, model, key_id, route) = (text()?, text()?, text()?, text()?);
-        let tags = match cursor.length()? {
-            0 => None,
-            more => {
-                let mut tags = Vec::new();
-                for _ in 1..more {
-                    tags.push((cursor.text()?.into(), cursor.text()?.into()));
-                }
-                Some(tags.into())
-            }
-        };
-        Some(Self { endpoint, model, key_id, route, tags })
-    }
-}
 
 /// The rows of an hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,18 +49,45 @@ pub(super) struct Live {
     stored_through: u64,
     cells: HashMap<(u32, Dims), Slot<Tally>>,
     hours: BTreeMap<u32, Slot<HourSpan>>,
+    /// The latest hour counted.
+    newest: u32,
+    /// Days without good sums of their own.
+    open_days: BTreeMap<u32, OpenDay>,
+}
+
+/// A day whose hours may still change.
+#[derive(Clone, Copy)]
+struct OpenDay {
+    /// Something came for it since the rollups were last stored.
+    touched: bool,
+    /// A mark that its sums are good may be stored, and has to go.
+    marked: bool,
 }
 
 impl Live {
     /// Starts from what is stored.
     pub fn load(state: &Shelf) -> Result<Self, StoreError> {
         let through = applied_through(state)?;
-        Ok(Self { through, stored_through: through, ..Self::default() })
+        let hours = stored_hours(state, 0, u32::MAX)?;
+        let newest = hours.last().map_or(0, |(hour, _)| *hour);
+        let sealed = days::sealed(state, 0, u32::MAX)?;
+        let days = hours.into_iter().map(|(hour, _)| day_of(hour));
+        let untouched = OpenDay { touched: false, marked: false };
+        let open_days = days.filter(|day| !sealed.contains_key(day)).map(|day| (day, untouched)).collect();
+        Ok(Self { through, stored_through: through, newest, open_days, ..Self::default() })
+    }
+
+    /// Days that are over and whose hours are stored as they are here, the earliest first.
+    pub fn due_days(&self) -> impl Iterator<Item = u32> {
+        let today = day_of(self.newest);
+        self.open_days.iter().filter(move |(day, open)| **day < today && !open.touched).map(|(day, _)| *day)
     }
 
     /// Whether something is not stored yet.
     pub fn is_dirty(&self) -> bool {
-        self.through != self.stored_through || self.cells.values().any(|slot| slot.dirty)
+        self.through != self.stored_through
+            || self.due_days().next().is_some()
+            || self.cells.values().any(|slot| slot.dirty)
     }
 
     pub fn through(&self) -> u64 {
@@ -168,6 +135,8 @@ impl Live {
             span.collapsed |= collapsed;
             slot.dirty = true;
         }
+        self.newest = self.newest.max(hour);
+        self.open_days.entry(day_of(hour)).or_insert(OpenDay { touched: true, marked: true }).touched = true;
         self.through = row.seq;
         Ok(())
     }
@@ -177,15 +146,15 @@ impl Live {
         if self.cells.contains_key(key) {
             return Ok(true);
         }
-        let stored_key = cell_key(key.0, &key.1);
+        let stored_key = Grain::Hour.key(key.0, &key.1);
         let found = state.read(|db| match db.get(stored_key)? {
             Some(value) => codec::open(db, &stored_key, &value).map(Some),
             None => Ok(None),
         })?;
-        let Some(payload) = found.map(|f| f.known(VERSION, "a rollup")).transpose()?.flatten() else {
+        let Some(payload) = found.map(|f| f.known(cell::VERSION, "a rollup")).transpose()?.flatten() else {
             return Ok(false);
         };
-        let (_, value) = decode_cell(&payload).ok_or_else(damaged_cell)?;
+        let value = CellView::read(&payload).and_then(|view| view.tally()).ok_or_else(cell::damaged)?;
         self.cells.insert(key.clone(), Slot { value, dirty: false });
         Ok(true)
     }
@@ -195,18 +164,25 @@ impl Live {
         let mut payload = Vec::new();
         for ((hour, dims), slot) in self.cells.iter().filter(|(_, slot)| slot.dirty) {
             payload.clear();
-            encode_cell(dims, &slot.value, &mut payload);
-            codec::put(batch, &cell_key(*hour, dims), VERSION, &payload);
+            cell::encode(dims, &slot.value, &mut payload);
+            codec::put(batch, &Grain::Hour.key(*hour, dims), cell::VERSION, &payload);
         }
         for (hour, slot) in self.hours.iter().filter(|(_, slot)| slot.dirty) {
             codec::put(batch, &hour_key(*hour), VERSION, &encode_hour(&slot.value));
         }
+        for (day, _) in self.open_days.iter().filter(|(_, open)| open.marked) {
+            days::open(batch, *day);
+        }
         put_applied(batch, self.through);
     }
 
-    /// Notes that everything is stored, and lets go of hours that are over.
-    pub fn stored(&mut self) {
+    /// Notes that everything is stored, with the sums of some days, and lets go of hours that are over.
+    pub fn stored(&mut self, sealed: &[u32]) {
         self.stored_through = self.through;
+        self.open_days.retain(|day, open| {
+            *open = OpenDay { touched: false, marked: false };
+            !sealed.contains(day)
+        });
         let newest = self.hours.keys().next_back().copied().unwrap_or(0);
         let crowded = self.cells.len() > MAX_KEPT;
         self.cells.retain(|(hour, _), slot| {
@@ -219,7 +195,7 @@ impl Live {
         });
     }
 
-    /// The cells in memory, with the keys under which they would be stored.
+    /// The cells in memory.
     pub fn cells(&self) -> impl Iterator<Item = (u32, &Dims, &Tally)> {
         self.cells.iter().map(|((hour, dims), slot)| (*hour, dims, &slot.value))
     }
@@ -237,14 +213,16 @@ impl Live {
         let mut batch = sled::Batch::default();
         for (hour, _) in &reaching {
             batch.remove(&hour_key(*hour));
-            let cells = state.read(|db| db.scan_prefix(cell_prefix(*hour)).collect::<sled::Result<Vec<_>>>())?;
-            for (key, value) in cells {
-                codec::remove(&mut batch, &key, &value);
-            }
+            remove_cells(state, Grain::Hour, *hour, &mut batch)?;
+        }
+        let days: BTreeSet<u32> = reaching.iter().map(|(hour, _)| day_of(*hour)).collect();
+        for day in days {
+            days::open(&mut batch, day);
+            remove_cells(state, Grain::Day, day, &mut batch)?;
         }
         put_applied(&mut batch, last);
         state.commit(batch, crate::store::shelf::Reach::Disk)?;
-        *self = Self { through: last, stored_through: last, ..Self::default() };
+        *self = Self::load(state)?;
         Ok((reaching.into_iter().map(|(hour, _)| hour).collect(), first))
     }
 
@@ -256,6 +234,12 @@ impl Live {
         self.through = through;
         counted
     }
+}
+
+fn remove_cells(state: &Shelf, grain: Grain, number: u32, batch: &mut sled::Batch) -> Result<(), StoreError> {
+    let cells = state.read(|db| db.scan_prefix(grain.prefix(number)).collect::<sled::Result<Vec<_>>>())?;
+    cells.iter().for_each(|(key, value)| codec::remove(batch, key, value));
+    Ok(())
 }
 
 /// The last row that the stored rollups have counted.
@@ -288,7 +272,7 @@ pub(super) fn stored_hours(state: &Shelf, first: u32, last: u32) -> Result<Vec<(
     let mut hours = Vec::new();
     for (hour, opened) in found {
         if let (Some(hour), Some(payload)) = (hour, opened.known(VERSION, "an hour's span")?) {
-            hours.push((hour, decode_hour(&payload).ok_or_else(damaged_cell)?));
+            hours.push((hour, decode_hour(&payload).ok_or_else(cell::damaged)?));
         }
     }
     Ok(hours)
@@ -298,40 +282,10 @@ fn stored_hour(state: &Shelf, hour: u32) -> Result<Option<HourSpan>, StoreError>
     Ok(stored_hours(state, hour, hour)?.first().map(|(_, span)| *span))
 }
 
-/// Reads a stored cell; `None` for one of an unknown version.
-pub(super) fn stored_cell(db: &sled::Db, key: &[u8], value: &[u8]) -> sled::Result<Result<Option<Cell>, StoreError>> {
-    let opened = codec::open(db, key, value)?;
-    Ok((|| {
-        let Some(payload) = opened.known(VERSION, "a rollup")? else { return Ok(None) };
-        let hour = key.get(1..5).and_then(|k| k.try_into().ok()).map(u32::from_be_bytes);
-        let (dims, tally) = decode_cell(&payload).ok_or_else(damaged_cell)?;
-        Ok(hour.map(|hour| (hour, dims, tally)))
-    })())
-}
-
-pub(super) fn cell_prefix(hour: u32) -> [u8; 5] {
-    let mut key = [CELL; 5];
-    key[1..].copy_from_slice(&hour.to_be_bytes());
-    key
-}
-
 fn hour_key(hour: u32) -> [u8; 5] {
     let mut key = [HOUR; 5];
     key[1..].copy_from_slice(&hour.to_be_bytes());
     key
-}
-
-fn cell_key(hour: u32, dims: &Dims) -> [u8; 21] {
-    let mut bytes = Vec::with_capacity(96);
-    dims.write(&mut bytes);
-    let mut key = [0; 21];
-    key[..5].copy_from_slice(&cell_prefix(hour));
-    key[5..].copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
-    key
-}
-
-fn damaged_cell() -> StoreError {
-    StoreError::Damaged { seq: None, what: "a rollup cannot be read".into() }
 }
 
 fn encode_hour(span: &HourSpan) -> Vec<u8> {
@@ -347,46 +301,4 @@ fn decode_hour(bytes: &[u8]) -> Option<HourSpan> {
     let (first_seq, last_seq) = (cursor.varint()?, cursor.varint()?);
     let cells = u32::try_from(cursor.varint()?).ok()?;
     Some(HourSpan { first_seq, last_seq, cells, collapsed: cursor.varint()? != 0 })
-}
-
-fn encode_cell(dims: &Dims, t: &Tally, out: &mut Vec<u8>) {
-    dims.write(out);
-    for number in [t.requests, t.attempts, t.successes, t.failures, t.cancelled, t.unpriced, t.latency_us_sum] {
-        put_varint(out, number);
-    }
-    let u = &t.usage;
-    for number in [u.input, u.cached_input, u.cache_write, u.output, u.reasoning] {
-        put_varint(out, number);
-    }
-    put_signed(out, t.cost.0);
-    put_varint(out, t.latency.buckets().len() as u64);
-    for (bucket, count) in t.latency.buckets() {
-        put_varint(out, u64::from(*bucket));
-        put_varint(out, *count);
-    }
-}
-
-fn decode_cell(bytes: &[u8]) -> Option<(Dims, Tally)> {
-    let mut cursor = Cursor::new(bytes);
-    let dims = Dims::read(&mut cursor)?;
-    let mut next = || cursor.varint();
-    let mut tally = Tally {
-        requests: next()?,
-        attempts: next()?,
-        successes: next()?,
-        failures: next()?,
-        cancelled: next()?,
-        unpriced: next()?,
-        latency_us_sum: next()?,
-        ..Tally::default()
-    };
-    tally.usage =
-        Usage { input: next()?, cached_input: next()?, cache_write: next()?, output: next()?, reasoning: next()? };
-    tally.cost = NanoUsd(cursor.signed()?);
-    let mut buckets = Vec::new();
-    for _ in 0..cursor.length()? {
-        buckets.push((u16::try_from(cursor.varint()?).ok()?, cursor.varint()?));
-    }
-    tally.latency = LogHistogram::from_buckets(buckets);
-    Some((dims, tally))
 }

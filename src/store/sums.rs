@@ -1,19 +1,19 @@
 //! Sums from the rollups, exact for any time range.
 //!
-//! Whole hours come from their cells, memory before disk. The hours cut by the range's edges are summed from their rows, and so
-//! are hours with too many tag sets when the sum is by tag.
+//! Whole days come from their own sums where they have good ones, whole hours from their cells, memory before disk. The hours cut by
+//! the range's edges are summed from their rows, and so are hours with too many tag sets when the sum is by tag.
 
 use crate::domain::sums::{GroupBy, SumRow, Tally, TimeRange};
 use crate::domain::time::Wall;
+use crate::store::cell::{self, CellKey, CellView, Dims, Grain};
+use crate::store::days::{self, day_of, hours_of};
 use crate::store::error::StoreError;
 use crate::store::reader::LedgerReader;
-use crate::store::rollup::{self, Dims};
+use crate::store::rollup;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const HOUR_US: i64 = 3_600_000_000;
-const CELLS_A_READ: usize = 512;
 
 impl LedgerReader {
     /// The sums over a time range, by group, sorted by group.
@@ -21,7 +21,7 @@ impl LedgerReader {
     /// # Errors
     /// The store failed, or something that belongs into the sum is damaged.
     pub fn sums(&self, range: TimeRange, group_by: &GroupBy) -> Result<Vec<SumRow>, StoreError> {
-        let mut groups = Groups { group_by, by_name: BTreeMap::new() };
+        let mut groups = Groups { group_by, by_name: BTreeMap::new(), last: (Grain::Hour, u32::MAX, String::new()) };
         let low = range.from.map_or(0, |from| from.hour());
         // An end on the hour excludes that hour.
         let high = range.to.map_or(u32::MAX, |to| Wall(to.0.saturating_sub(1)).hour());
@@ -29,7 +29,7 @@ impl LedgerReader {
             return Ok(Vec::new());
         }
         let by_rows = self.hours_by_rows(range, low, high, group_by)?;
-        self.add_cells(low, high, &by_rows, &mut groups)?;
+        self.add_cells((low, high), &by_rows, &mut groups)?;
         for hour in by_rows {
             let start = i64::from(hour).saturating_mul(HOUR_US);
             let within = TimeRange {
@@ -39,15 +39,7 @@ impl LedgerReader {
             let Some((first, last)) = self.span(hour, hour)? else { continue };
             for row in self.rows_between(first, last.min(self.durable_seq()), within) {
                 let row = row?;
-                let e = &row.entry;
-                let dims = Dims {
-                    endpoint: Arc::clone(&e.endpoint),
-                    model: Arc::clone(&e.model),
-                    key_id: Arc::clone(&e.key_id),
-                    route: Arc::clone(&e.route),
-                    tags: Some(Arc::clone(&e.tags)),
-                };
-                groups.of(hour, &dims).count(e);
+                groups.of_live(hour, &Dims::of(&row.entry)).count(&row.entry);
             }
         }
         Ok(groups.by_name.into_iter().map(|(group, tally)| SumRow { group, tally }).collect())
@@ -74,83 +66,109 @@ impl LedgerReader {
 
     fn add_cells(
         &self,
-        low: u32,
-        high: u32,
-        except: &BTreeSet<u32>,
+        (low, high): (u32, u32),
+        by_rows: &BTreeSet<u32>,
         groups: &mut Groups<'_>,
     ) -> Result<(), StoreError> {
-        let wanted = |hour: u32| (low..=high).contains(&hour) && !except.contains(&hour);
-        let mut seen: HashSet<(u32, Dims)> = HashSet::new();
+        let wanted = |hour: u32| (low..=high).contains(&hour) && !by_rows.contains(&hour);
+        let mut seen: HashSet<CellKey> = HashSet::new();
+        let mut by_hours: BTreeSet<u32> = by_rows.iter().copied().map(day_of).collect();
         {
             let live = self.inner.live.read();
+            by_hours.extend(live.hours().map(|(hour, _)| day_of(hour)));
             for (hour, dims, tally) in live.cells().filter(|(hour, ..)| wanted(*hour)) {
-                groups.of(hour, dims).merge(tally);
-                seen.insert((hour, dims.clone()));
+                groups.of_live(hour, dims).merge(tally);
+                seen.insert(Grain::Hour.key(hour, dims));
             }
         }
-        let mut from = std::ops::Bound::Included(rollup::cell_prefix(low).to_vec());
-        let end = match high.checked_add(1) {
-            Some(next) => rollup::cell_prefix(next).to_vec(),
-            None => vec![rollup::CELL + 1],
-        };
-        loop {
-            let cells = self.inner.state.read(|db| {
-                let range = db.range((from.clone(), std::ops::Bound::Excluded(end.clone())));
-                range
-                    .take(CELLS_A_READ)
-                    .map(|item| {
-                        let (key, value) = item?;
-                        let cell = rollup::stored_cell(db, &key, &value)?;
-                        Ok((key, cell))
-                    })
-                    .collect::<sled::Result<Vec<_>>>()
-            })?;
-            let Some((last, _)) = cells.last() else { return Ok(()) };
-            from = std::ops::Bound::Excluded(last.to_vec());
-            for (_, cell) in cells {
-                match cell? {
-                    None => {
-                        self.inner.skipped.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Some((hour, dims, tally)) => {
-                        if wanted(hour) && (seen.is_empty() || !seen.contains(&(hour, dims.clone()))) {
-                            groups.of(hour, &dims).merge(&tally);
-                        }
-                    }
+        let days = self.days(low, high, &by_hours, groups.group_by)?;
+        let mut add = |grain, span| {
+            cell::each(&self.inner.state, grain, span, &mut |number, key, view| {
+                if grain == Grain::Hour && (!wanted(number) || !seen.is_empty() && seen.contains(key)) {
+                    return Ok(());
                 }
+                view.add_to(groups.of(grain, number, view)).ok_or_else(cell::damaged)
+            })
+        };
+        let (mut skipped, mut next) = (0, Some(low));
+        for day in days {
+            let (first, last) = hours_of(day);
+            if let (Some(begin), Some(end)) = (next, first.checked_sub(1))
+                && begin <= end
+            {
+                skipped += add(Grain::Hour, (begin, end))?;
             }
+            skipped += add(Grain::Day, (day, day))?;
+            next = last.checked_add(1);
         }
+        if let Some(begin) = next.filter(|begin| *begin <= high) {
+            skipped += add(Grain::Hour, (begin, high))?;
+        }
+        self.inner.skipped.fetch_add(skipped, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The days whose own sums answer the question.
+    fn days(&self, low: u32, high: u32, by_hours: &BTreeSet<u32>, group_by: &GroupBy) -> Result<Vec<u32>, StoreError> {
+        if *group_by == GroupBy::Hour {
+            return Ok(Vec::new());
+        }
+        let by_tag = matches!(group_by, GroupBy::Tag(_));
+        let whole = |day: u32| hours_of(day).0 >= low && hours_of(day).1 <= high;
+        let sealed = days::sealed(&self.inner.state, day_of(low), day_of(high))?;
+        let good = sealed.into_iter().filter(|(_, sealed)| !(by_tag && sealed.collapsed)).map(|(day, _)| day);
+        Ok(good.filter(|day| whole(*day) && !by_hours.contains(day)).collect())
     }
 }
 
 struct Groups<'a> {
     group_by: &'a GroupBy,
     by_name: BTreeMap<String, Tally>,
+    /// The hour or day whose name was made last: cells come in order of time.
+    last: (Grain, u32, String),
 }
 
 impl Groups<'_> {
-    fn of(&mut self, hour: u32, dims: &Dims) -> &mut Tally {
-        let start = || Wall(i64::from(hour).saturating_mul(HOUR_US)).to_rfc3339();
-        let made;
-        let name: &str = match self.group_by {
-            GroupBy::Total => "total",
-            GroupBy::Endpoint => &dims.endpoint,
-            GroupBy::Model => &dims.model,
-            GroupBy::Route => &dims.route,
-            GroupBy::Key => &dims.key_id,
-            GroupBy::Tag(tag) => {
-                let tags = dims.tags.as_deref().unwrap_or_default();
-                tags.iter().find(|(key, _)| **key == **tag).map_or("", |(_, value)| value)
-            }
-            GroupBy::Day => {
-                made = start().chars().take(10).collect::<String>();
-                &made
-            }
-            GroupBy::Hour => {
-                made = start().chars().take(13).chain(":00:00Z".chars()).collect::<String>();
-                &made
-            }
-        };
+    fn of_live(&mut self, hour: u32, dims: &Dims) -> &mut Tally {
+        match self.group_by {
+            GroupBy::Endpoint => self.named(&dims.endpoint),
+            GroupBy::Model => self.named(&dims.model),
+            GroupBy::Route => self.named(&dims.route),
+            GroupBy::Key => self.named(&dims.key_id),
+            GroupBy::Tag(tag) => self.named(dims.tag(tag)),
+            GroupBy::Total | GroupBy::Day | GroupBy::Hour => self.of_time(Grain::Hour, hour),
+        }
+    }
+
+    fn of(&mut self, grain: Grain, number: u32, cell: &CellView<'_>) -> &mut Tally {
+        match self.group_by {
+            GroupBy::Endpoint => self.named(cell.endpoint),
+            GroupBy::Model => self.named(cell.model),
+            GroupBy::Route => self.named(cell.route),
+            GroupBy::Key => self.named(cell.key_id),
+            GroupBy::Tag(tag) => self.named(cell.tag(tag)),
+            GroupBy::Total | GroupBy::Day | GroupBy::Hour => self.of_time(grain, number),
+        }
+    }
+
+    fn of_time(&mut self, grain: Grain, number: u32) -> &mut Tally {
+        if *self.group_by == GroupBy::Total {
+            return self.named("total");
+        }
+        if (self.last.0, self.last.1) != (grain, number) {
+            let hour = if grain == Grain::Day { hours_of(number).0 } else { number };
+            let start = Wall(i64::from(hour).saturating_mul(HOUR_US)).to_rfc3339();
+            let name = match self.group_by {
+                GroupBy::Day => start.chars().take(10).collect(),
+                _ => start.chars().take(13).chain(":00:00Z".chars()).collect(),
+            };
+            self.last = (grain, number, name);
+        }
+        let name = self.last.2.clone();
+        self.named(&name)
+    }
+
+    fn named(&mut self, name: &str) -> &mut Tally {
         if !self.by_name.contains_key(name) {
             self.by_name.insert(name.to_owned(), Tally::default());
         }

@@ -445,11 +445,11 @@ fn a_newer_schema_is_left_alone() {
     let (store, _) = open(dir.path());
     fill(&store, 0..10);
     drop(store);
-    fs::write(dir.path().join("VERSION"), "breakwater store schema 2\n").unwrap();
+    fs::write(dir.path().join("VERSION"), "breakwater store schema 3\n").unwrap();
     let before = snapshot(dir.path());
     for options in [OpenOptions::at(dir.path(), START), accepting(dir.path())] {
         let error = Store::open(&options).err().unwrap();
-        assert_eq!(error, StoreError::NewerSchema { path: dir.path().into(), found: 2, known: 1 });
+        assert_eq!(error, StoreError::NewerSchema { path: dir.path().into(), found: 3, known: 2 });
         assert_eq!(snapshot(dir.path()), before);
     }
 }
@@ -670,6 +670,85 @@ fn too_many_tag_sets_cost_time_and_not_exactness() {
     assert_sums_equal_a_recount(&store, TimeRange::ALL);
 }
 
+fn sealed_days(store: &Store) -> usize {
+    days::sealed(&store.inner.state, 0, u32::MAX).unwrap().len()
+}
+
+/// An entry `hours` after the start.
+fn hours_later(n: u64, hours: i64) -> Entry {
+    Entry { at: Wall(START.0 + hours * 3_600_000_000 + i64::try_from(n).unwrap()), ..nth(n) }
+}
+
+#[test]
+fn an_old_store_gets_its_days_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let mut writer = store.ledger_writer().unwrap();
+    // Into the fifth day.
+    let batch: Vec<_> = (0..80_u64).map(|n| LedgerItem::Row(hours_later(n, i64::try_from(n).unwrap()))).collect();
+    writer.append(&batch, START).unwrap();
+    writer.close().unwrap();
+    drop(store);
+    fs::write(dir.path().join("VERSION"), "breakwater store schema 1\n").unwrap();
+    let state = shelf::Shelf::closed(dir.path().join("state"), 1 << 20);
+    let mut old = sled::Batch::default();
+    codec::put(&mut old, b"!schema", 1, &[1]);
+    let of_days = |db: &sled::Db| {
+        db.scan_prefix(b"d")
+            .chain(db.scan_prefix(b"s"))
+            .map(|kv| kv.map(|(key, _)| key))
+            .collect::<sled::Result<Vec<_>>>()
+    };
+    for key in state.read(of_days).unwrap() {
+        old.remove(key);
+    }
+    state.commit(old, Reach::Disk).unwrap();
+    state.close();
+
+    let read_only = OpenOptions { read_only: true, ..OpenOptions::at(dir.path(), START) };
+    assert_sums_equal_a_recount(&Store::open(&read_only).unwrap().0, TimeRange::ALL);
+    assert_eq!(fs::read_to_string(dir.path().join("VERSION")).unwrap(), "breakwater store schema 1\n");
+    let (store, _) = open(dir.path());
+    assert_eq!(
+        (sealed_days(&store), fs::read_to_string(dir.path().join("VERSION")).unwrap()),
+        (0, "breakwater store schema 2\n".into())
+    );
+    let mut writer = store.ledger_writer().unwrap();
+    writer.tick(START).unwrap();
+    assert_eq!(sealed_days(&store), 4, "all but the running one");
+    assert_sums_equal_a_recount(&store, TimeRange::ALL);
+    // A late row takes its day's sums away until the day is left alone again.
+    writer.append(&[LedgerItem::Row(hours_later(81, 10))], START.plus(Duration::from_secs(2))).unwrap();
+    assert_sums_equal_a_recount(&store, TimeRange::ALL);
+    assert_eq!(sealed_days(&store), 3);
+    writer.tick(START.plus(Duration::from_secs(4))).unwrap();
+    assert_eq!(sealed_days(&store), 4);
+    assert_sums_equal_a_recount(&store, TimeRange::ALL);
+    let cut = TimeRange { from: Some(Wall(START.0 + 5_000_000_000)), to: Some(hours_later(0, 70).at) };
+    assert_sums_equal_a_recount(&store, cut);
+}
+
+#[test]
+fn a_day_with_too_many_tag_sets_is_summed_up_by_its_hours() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let mut writer = store.ledger_writer().unwrap();
+    let tagged = |n: u64| Entry {
+        tags: Arc::new([("team".into(), n.to_string().into())]),
+        ..hours_later(n, 6 + i64::try_from(n / 2_500).unwrap())
+    };
+    let batch: Vec<_> =
+        (0..7_500).map(|n| LedgerItem::Row(tagged(n))).chain([LedgerItem::Row(hours_later(0, 40))]).collect();
+    for part in batch.chunks(512) {
+        writer.append(part, START).unwrap();
+    }
+    writer.tick(START.plus(Duration::from_secs(2))).unwrap();
+    writer.tick(START.plus(Duration::from_secs(4))).unwrap();
+    let marks = days::sealed(&store.inner.state, 0, u32::MAX).unwrap();
+    assert_eq!(marks.values().collect::<Vec<_>>(), [&days::Sealed { collapsed: true }]);
+    assert_sums_equal_a_recount(&store, TimeRange::ALL);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -679,6 +758,7 @@ proptest! {
         entries in prop::collection::vec(sample::entry(), 1..120),
         batch in 1_usize..40,
         late in 0_u64..3,
+        stretch in 1_i64..60,
         from in prop::option::of(0_i64..7_200_000_000),
         to in prop::option::of(0_i64..7_300_000_000),
     ) {
@@ -686,17 +766,28 @@ proptest! {
         let (live, copied) = (dir.path().join("live"), dir.path().join("copied"));
         let (store, _) = open(&live);
         let mut writer = store.ledger_writer().unwrap();
-        let items: Vec<_> = entries.into_iter().map(LedgerItem::Row).collect();
+        // Up to five days, in no order: clocks set back and forth.
+        let at = |offset: i64| Wall(START.0 + offset * stretch);
+        let items: Vec<_> = entries.into_iter().map(|e| LedgerItem::Row(Entry { at: at(e.at.0 - START.0), ..e })).collect();
         for (step, part) in items.chunks(batch).enumerate() {
             writer.append(part, START.plus(Duration::from_millis(step as u64 * late * 400))).unwrap();
         }
-        let wall = |offset: i64| Wall(START.0 + offset);
-        let range = TimeRange { from: from.map(wall), to: to.map(wall) };
+        let range = TimeRange { from: from.map(at), to: to.map(at) };
         assert_sums_equal_a_recount(&store, range);
         assert_sums_equal_a_recount(&store, TimeRange::ALL);
         copy(&live, &copied);
         let (store, _) = open(&copied);
         assert_sums_equal_a_recount(&store, range);
         assert_sound(&store, items.len() as u64);
+        // Days that are over get sums of their own, and lose them when a row comes late.
+        let mut writer = store.ledger_writer().unwrap();
+        for (step, late) in items.iter().take(3).enumerate() {
+            for second in [1, 2, 3] {
+                writer.tick(START.plus(Duration::from_secs(step as u64 * 4 + second))).unwrap();
+            }
+            assert_sums_equal_a_recount(&store, range);
+            writer.append(std::slice::from_ref(late), START.plus(Duration::from_secs(step as u64 * 4 + 4))).unwrap();
+            assert_sums_equal_a_recount(&store, TimeRange::ALL);
+        }
     }
 }
