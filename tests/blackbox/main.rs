@@ -16,6 +16,7 @@ mod failover;
 mod headers;
 mod keys;
 mod ledger;
+mod ledger_accounts;
 mod limits;
 mod metrics;
 mod registry;
