@@ -3,6 +3,8 @@
 //! What cannot be read is said on stderr and ends in exit code 1, after everything else was written; a ledger that was changed
 //! ends `verify` in exit code 3.
 
+mod accounts;
+
 use super::download::Download;
 use super::output::{Output, Progress};
 use super::place::{self, Place, Purpose};
@@ -32,6 +34,8 @@ enum LedgerCommand {
     Export(ExportArgs),
     /// Sum up requests, success, latency, tokens and cost.
     Report(ReportArgs),
+    /// What the same tokens would have cost on one endpoint or model.
+    Savings(accounts::SavingsArgs),
     /// Check the chain of hashes: nothing changed, removed, added or cut off.
     Verify(VerifyArgs),
 }
@@ -106,6 +110,9 @@ struct ReportArgs {
     /// model, endpoint, route, key, tag:NAME, day, hour or total.
     #[arg(long, value_name = "WHAT", default_value = "model", value_parser = GroupBy::parse)]
     group_by: GroupBy,
+    /// Instead: what failovers, retries and hedges rescued, and what that cost.
+    #[arg(long, conflicts_with = "group_by")]
+    resilience: bool,
     #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
     format: ReportFormat,
     /// Left out: stdout.
@@ -143,6 +150,7 @@ pub fn run(args: &LedgerArgs) -> Exit {
     let ended = match &args.command {
         LedgerCommand::Export(args) => export(args),
         LedgerCommand::Report(args) => report(args),
+        LedgerCommand::Savings(args) => accounts::savings(args),
         LedgerCommand::Verify(args) => verify(args),
     };
     ended.unwrap_or_else(|exit| exit)
@@ -222,6 +230,9 @@ fn copy(mut from: impl Read, output: &mut Output) -> io::Result<()> {
 }
 
 fn report(args: &ReportArgs) -> Result<Exit, Exit> {
+    if args.resilience {
+        return accounts::resilience(args);
+    }
     let range = args.span.range()?;
     let report: Report = match &args.place.url {
         Some(url) => {
@@ -241,7 +252,12 @@ fn report(args: &ReportArgs) -> Result<Exit, Exit> {
         ReportFormat::Json => format!("{:#}\n", report.to_json()),
         ReportFormat::Csv => report.to_csv(),
     };
-    let mut output = Output::open(args.output.as_deref()).map_err(failed)?;
+    write(args.output.as_deref(), &text)
+}
+
+/// Writes a whole text to a file or stdout.
+fn write(path: Option<&Path>, text: &str) -> Result<Exit, Exit> {
+    let mut output = Output::open(path).map_err(failed)?;
     match output.write_all(text.as_bytes()) {
         Err(e) if is_broken_pipe(&e) => Ok(Exit::Done),
         done => done.map_err(|e| e.to_string()).and_then(|()| output.finish()).map(|()| Exit::Done).map_err(failed),
@@ -348,11 +364,11 @@ mod tests {
         args: LedgerArgs,
     }
 
-    fn ledger(words: &[&str]) -> Exit {
+    pub(super) fn ledger(words: &[&str]) -> Exit {
         run(&Line::try_parse_from([&["ledger"], words].concat()).unwrap().args)
     }
 
-    fn filled(path: &Path, rows: u64) -> Store {
+    pub(super) fn filled(path: &Path, rows: u64) -> Store {
         let (store, _) = Store::open(&OpenOptions::at(path, sample::START)).unwrap();
         let mut writer = store.ledger_writer().unwrap();
         let items: Vec<_> = (0..rows).map(|n| LedgerItem::Row(sample::nth(n))).collect();

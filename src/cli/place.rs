@@ -3,8 +3,11 @@
 use super::{Exit, say};
 use crate::clock;
 use crate::config;
+use crate::config::model::EndpointConfig;
+use crate::engine::registry::layered;
 use crate::store::{OpenOptions, Store, StoreError};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Which gateway is meant.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,6 +62,27 @@ impl Place {
             say(&format!("warning: {}: {lost}", path.display()));
         }
         Ok(store)
+    }
+}
+
+impl Place {
+    /// The endpoints that the configuration names, with the changes made at run time; none if only a store is named. The message for a
+    /// failure is out.
+    ///
+    /// # Errors
+    /// How the command ends.
+    pub fn endpoints(&self, store: &Store) -> Result<Vec<Arc<EndpointConfig>>, Exit> {
+        if self.store.is_some() {
+            return Ok(Vec::new());
+        }
+        let config = config::load(&self.config).map_err(|faults| {
+            say(&faults.to_string());
+            Exit::Usage
+        })?;
+        layered(&config, &store.state()).map_err(|e| {
+            say(&e);
+            Exit::Failed
+        })
     }
 }
 

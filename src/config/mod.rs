@@ -5,6 +5,7 @@
 //! `reader` takes typed values out of it, one file per block says which keys there are. Secrets are never shown.
 
 pub mod address;
+mod baseline;
 pub mod catalogue;
 pub mod demo;
 pub mod diff;
@@ -25,6 +26,7 @@ mod tests;
 mod tree;
 mod variables;
 
+pub use baseline::baseline;
 pub use demo::demo;
 pub use diff::diff;
 pub use fault::{Fault, Faults};

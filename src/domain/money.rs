@@ -88,6 +88,17 @@ impl PicoUsdPerToken {
     }
 }
 
+/// Exact decimal dollars per 1,000,000 tokens, at least two decimals: `0.42`, `0.0375`.
+impl fmt::Display for PicoUsdPerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut decimals = format!("{:06}", self.0 % 1_000_000);
+        while decimals.len() > 2 && decimals.ends_with('0') {
+            decimals.pop();
+        }
+        write!(f, "{}.{decimals}", self.0 / 1_000_000)
+    }
+}
+
 /// Reads a non-negative plain decimal as an integer count of 10⁻ᵖˡᵃᶜᵉˢ.
 fn decimal(text: &str, places: u32) -> Result<i64, String> {
     let bad = || format!("`{text}` is not a plain non-negative decimal number");
@@ -130,6 +141,8 @@ mod tests {
         #[test]
         fn display_round_trips(n in 0_i64..i64::MAX) {
             prop_assert_eq!(NanoUsd::parse_usd(&NanoUsd(n).to_string()), Ok(NanoUsd(n)));
+            let price = PicoUsdPerToken(n.unsigned_abs());
+            prop_assert_eq!(PicoUsdPerToken::parse_usd_per_million(&price.to_string()), Ok(price));
         }
     }
 }

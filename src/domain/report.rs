@@ -3,6 +3,7 @@
 //! The same figures in all three; a missing figure (no success yet, no price) is `-`, `null` or empty, never 0.
 
 use crate::domain::sums::{GroupBy, SumRow, Tally};
+use crate::domain::table::Table;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
@@ -96,7 +97,7 @@ impl Figures {
             _ => format!("{}*", self.cost_usd),
         };
         [
-            name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+            name.to_owned(),
             self.requests.to_string(),
             self.attempts.to_string(),
             dash(self.success_percent.map(|p| format!("{p:.2} %"))),
@@ -125,32 +126,12 @@ impl Report {
     /// A table for people, columns aligned, a total last.
     #[must_use]
     pub fn to_table(&self) -> String {
-        const RIGHT: [&str; 8] =
-            ["requests", "attempts", "success", "avg ms", "p50 ms", "p99 ms", "tokens", "cost usd"];
-        let mut head = [const { String::new() }; 9];
-        for (cell, title) in head.iter_mut().zip([self.group_by.as_str()].into_iter().chain(RIGHT)) {
-            title.clone_into(cell);
-        }
-        let mut lines = vec![head];
-        lines.extend(self.rows.iter().map(|row| row.figures.line(named(&row.group))));
-        lines.push(self.total.line("total"));
-        let mut widths = [0_usize; 9];
-        for line in &lines {
-            for (width, cell) in widths.iter_mut().zip(line) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
-        let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1));
-        let mut text = String::new();
-        for (number, line) in lines.iter().enumerate() {
-            if number == 1 || number + 1 == lines.len() {
-                let _ = writeln!(text, "{rule}");
-            }
-            for (column, (cell, width)) in line.iter().zip(widths).enumerate() {
-                let _ = if column == 0 { write!(text, "{cell:<width$}") } else { write!(text, "  {cell:>width$}") };
-            }
-            text.push('\n');
-        }
+        let titles = ["requests", "attempts", "success", "avg ms", "p50 ms", "p99 ms", "tokens", "cost usd"];
+        let titles: Vec<_> = [self.group_by.as_str()].into_iter().chain(titles).collect();
+        let mut table = Table::new(&titles);
+        self.rows.iter().for_each(|row| table.row(row.figures.line(named(&row.group))));
+        table.total(self.total.line("total"));
+        let mut text = table.to_text();
         if self.total.unpriced > 0 {
             let _ = writeln!(text, "* leaves out attempts without a price, {} in all", self.total.unpriced);
         }
@@ -202,7 +183,7 @@ impl Report {
 }
 
 /// Appends one CSV field, quoted if it has to be.
-fn push_csv(out: &mut String, field: &str) {
+pub(super) fn push_csv(out: &mut String, field: &str) {
     if field.contains(['"', ',', '\n', '\r']) {
         out.push('"');
         out.push_str(&field.replace('"', "\"\""));

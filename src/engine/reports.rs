@@ -1,6 +1,11 @@
 //! The ledger's sums and exports for operators. The store is only touched on blocking threads.
 
+use crate::config;
+use crate::config::model::EndpointConfig;
+use crate::domain::ledger::Entry;
 use crate::domain::report::Report;
+use crate::domain::resilience::{Prices, Resilience, ResilienceReport};
+use crate::domain::savings::{Savings, SavingsReport};
 use crate::domain::sums::{GroupBy, TimeRange};
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Gateway;
@@ -8,6 +13,7 @@ use crate::store::StoreError;
 use crate::store::export::{RowFormat, RowWriter};
 use bytes::Bytes;
 use serde_json::Value;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Chunks of an export that may wait for a slow reader.
@@ -53,6 +59,12 @@ pub fn group_by(text: &str) -> Result<GroupBy, ApiError> {
     GroupBy::parse(text).map_err(invalid("group_by"))
 }
 
+/// The present prices of endpoints.
+#[must_use]
+pub fn prices(endpoints: &[Arc<EndpointConfig>]) -> Prices {
+    endpoints.iter().filter_map(|e| Some((Arc::clone(&e.name), e.price.clone()?))).collect()
+}
+
 impl Gateway {
     /// The ledger's figures over a time range, by group.
     ///
@@ -61,6 +73,46 @@ impl Gateway {
     pub async fn report(&self, range: TimeRange, group_by: GroupBy) -> Result<Report, ApiError> {
         let reader = self.ledger.reader();
         let work = move || reader.sums(range, &group_by).map(|rows| Report::new(&group_by, rows));
+        tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(failed)
+    }
+
+    /// What the same tokens would have cost on a baseline, over a time range. Reads its rows.
+    ///
+    /// # Errors
+    /// Nothing known is named so, or 503 with the store's reason.
+    pub async fn savings(&self, range: TimeRange, baseline: &str) -> Result<SavingsReport, ApiError> {
+        let baseline = config::baseline(&self.endpoint_configs(), baseline).map_err(invalid("baseline"))?;
+        self.counted(range, Savings::new(baseline), Savings::count).await.map(Savings::report)
+    }
+
+    /// What resilience did and cost over a time range. Reads its rows.
+    ///
+    /// # Errors
+    /// 503 with the store's reason.
+    pub async fn resilience(&self, range: TimeRange) -> Result<ResilienceReport, ApiError> {
+        let prices = prices(&self.endpoint_configs());
+        self.counted(range, Resilience::new(prices), Resilience::count).await.map(Resilience::report)
+    }
+
+    /// The endpoints as they are now.
+    fn endpoint_configs(&self) -> Vec<Arc<EndpointConfig>> {
+        self.board.topology().cells.iter().map(|cell| cell.config()).collect()
+    }
+
+    /// Shows an account every row of a time range, on a blocking thread.
+    async fn counted<T: Send + 'static>(
+        &self,
+        range: TimeRange,
+        mut account: T,
+        count: fn(&mut T, &Entry),
+    ) -> Result<T, ApiError> {
+        let reader = self.ledger.reader();
+        let work = move || {
+            for row in reader.rows(range)? {
+                count(&mut account, &row?.entry);
+            }
+            Ok::<T, StoreError>(account)
+        };
         tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(failed)
     }
 

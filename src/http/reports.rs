@@ -1,5 +1,6 @@
-//! The ledger for operators: sums, the report, exports.
+//! The ledger for operators: sums, the report, savings, the account of resilience, exports.
 
+use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Worker;
 use crate::engine::reports::{group_by, range};
 use crate::http::{admin, at, guard, respond};
@@ -16,6 +17,8 @@ pub fn routes(config: &mut ServiceConfig) {
     config
         .service(at("/admin/report").route(web::get().to(report)))
         .service(at("/admin/ledger").route(web::get().to(sums)))
+        .service(at("/admin/ledger/savings").route(web::get().to(savings)))
+        .service(at("/admin/ledger/resilience").route(web::get().to(resilience)))
         .service(at("/admin/ledger/export").route(web::get().to(export)));
 }
 
@@ -26,14 +29,17 @@ struct Asked {
     to: Option<String>,
     group_by: Option<String>,
     format: Option<String>,
+    baseline: Option<String>,
 }
 
 /// Reads a query string.
-fn asked(request: &HttpRequest) -> Result<Asked, crate::engine::error::ApiError> {
-    use crate::engine::error::{ApiError, Code};
+fn asked(request: &HttpRequest) -> Result<Asked, ApiError> {
     let read = web::Query::<Asked>::from_query(request.query_string());
     read.map(web::Query::into_inner).map_err(|e| {
-        ApiError::new(Code::InvalidRequest, format!("the query does not fit (from, to, group_by, format): {e}"))
+        ApiError::new(
+            Code::InvalidRequest,
+            format!("the query does not fit (from, to, group_by, format, baseline): {e}"),
+        )
     })
 }
 
@@ -61,6 +67,26 @@ async fn sums(request: HttpRequest, worker: OfWorker) -> HttpResponse {
         let asked = asked(&request)?;
         let group_by = group_by(asked.group_by.as_deref().unwrap_or("endpoint"))?;
         Ok(g.report(range(asked.from.as_deref(), asked.to.as_deref())?, group_by).await?.to_json())
+    })
+    .await
+}
+
+async fn savings(request: HttpRequest, worker: OfWorker) -> HttpResponse {
+    admin::answered(&worker, &request, 200, async |g| {
+        let asked = asked(&request)?;
+        let baseline = asked.baseline.ok_or_else(|| {
+            let message = "baseline is missing: an endpoint's or a model's name".to_owned();
+            ApiError::new(Code::InvalidRequest, message).with_param("baseline")
+        })?;
+        Ok(g.savings(range(asked.from.as_deref(), asked.to.as_deref())?, &baseline).await?.to_json())
+    })
+    .await
+}
+
+async fn resilience(request: HttpRequest, worker: OfWorker) -> HttpResponse {
+    admin::answered(&worker, &request, 200, async |g| {
+        let asked = asked(&request)?;
+        Ok(g.resilience(range(asked.from.as_deref(), asked.to.as_deref())?).await?.to_json())
     })
     .await
 }

@@ -17,6 +17,7 @@ mod headers;
 mod hostile;
 mod keys;
 mod ledger;
+mod ledger_accounts;
 mod limits;
 mod metrics;
 mod registry;
