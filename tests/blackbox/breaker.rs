@@ -164,8 +164,8 @@ async fn an_operator_trips_and_resets() {
 async fn a_trip_for_a_time_ends_by_itself() {
     let (a, b) = (Upstream::start(), Upstream::start());
     let gateway = Gateway::start(&Setup::pair(&a, &b, &["breaker: {ramp: 0s}"])).await;
-    gateway.admin("POST", "/admin/endpoints/a/trip", Some(&json!({"reason": "drill", "for": "1s"}))).await.expect(200);
     let tripped = Instant::now();
+    gateway.admin("POST", "/admin/endpoints/a/trip", Some(&json!({"reason": "drill", "for": "1s"}))).await.expect(200);
     send(&gateway, 3).await;
     assert_eq!(a.calls(), 0);
     eventually(secs(5), "a gets calls again", async || {
