@@ -139,3 +139,23 @@ async fn the_command_line_explains_a_running_and_a_stopped_gateway() {
     let stopped = gateway.run(&["explain", "--model", "chat"]).expect(0);
     assert!(stopped.stdout.contains("cost_based"), "{}", stopped.stdout);
 }
+
+#[tokio::test]
+async fn every_address_of_the_api_description_is_served() {
+    let a = Upstream::start();
+    let gateway = Gateway::start(&Setup::single(&a)).await;
+    let described = gateway.get("/openapi.json").await.expect(200).json();
+    let paths = described["paths"].as_object().expect("paths");
+    assert!(paths.len() > 20, "{} paths", paths.len());
+    for (path, methods) in paths {
+        let path = path.replace("{id}", "unknown").replace("{name}", "unknown").replace("{request_id}", "unknown");
+        for method in methods.as_object().expect("methods").keys() {
+            let answer = gateway.send(&method.to_uppercase(), &path, &[], "").await;
+            let code = if answer.status < 400 { String::new() } else { answer.json()["error"]["code"].to_string() };
+            assert_ne!(answer.status, 405, "{method} {path}");
+            // What is served but not there says which thing is missing; nothing served says only that.
+            let nowhere = answer.status == 404 && answer.text().contains("nothing is served");
+            assert!(!nowhere, "{method} {path}: {code}");
+        }
+    }
+}
