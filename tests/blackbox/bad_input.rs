@@ -1,6 +1,6 @@
 //! Requests that cannot be served: each is told what is wrong, nothing goes upstream, and the next one is served.
 
-use crate::support::{Gateway, Setup, Upstream, chat_body, eventually, secs};
+use crate::support::{Gateway, Setup, Upstream, chat_body};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 
@@ -147,9 +147,7 @@ async fn a_body_over_the_limit_is_413_and_its_memory_comes_back() {
     }
     assert_eq!(a.calls(), 1, "only the good one");
     gateway.chat(&chat_body("chat")).await.expect(200);
-    // The allocator may keep a body's worth for each of the two workers; twelve bodies' worth it may not.
-    let most = before + 48 * 1024;
-    eventually(secs(10), "the memory is back", async || gateway.resident_kib() < most).await;
+    gateway.wait_memory(before).await;
 }
 
 #[tokio::test]
@@ -165,7 +163,7 @@ async fn a_body_of_20_mb_passes_and_its_memory_comes_back() {
     for _ in 0..4 {
         gateway.chat(&big).await.expect(200);
     }
-    eventually(secs(10), "the memory is back", async || gateway.resident_kib() < before + 64 * 1024).await;
+    gateway.wait_memory(before).await;
 }
 
 /// Sends a body that is too large, announced and unannounced. The gateway may close before it has read it all.

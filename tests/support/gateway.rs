@@ -217,6 +217,16 @@ impl Gateway {
         format!("{}{path}", self.base)
     }
 
+    /// Fails unless resident memory comes back to within 24 MiB of `before` KiB. The allocator gives pages back while it works, a
+    /// second after they became free, so a request goes in between looks.
+    pub async fn wait_memory(&self, before: u64) {
+        eventually(secs(30), &format!("less than 24 MiB are held beyond {before} KiB"), async || {
+            self.get("/v1/models").await;
+            self.resident_kib() < before + 24 * 1024
+        })
+        .await;
+    }
+
     /// A bare connection, for what no HTTP client would send.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.base.trim_start_matches("http://")).unwrap();
