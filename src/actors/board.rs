@@ -27,6 +27,7 @@ pub const MAX_ENDPOINTS: usize = 4096;
 pub struct Hot {
     pub gate: Gate,
     pub figures: Figures,
+    pub config: Arc<EndpointConfig>,
 }
 
 /// How the actor behind a cell fares.
@@ -44,7 +45,6 @@ pub struct ActorStatus {
 pub struct EndpointCell {
     pub id: u32,
     pub name: Arc<str>,
-    config: RwLock<Arc<EndpointConfig>>,
     pub hot: Mutex<Hot>,
     inbox: Mutex<Vec<Settle>>,
     /// A wake-up is on its way, or the actor looks by itself soon.
@@ -65,8 +65,7 @@ impl EndpointCell {
         Arc::new(Self {
             id,
             name: Arc::clone(&config.name),
-            config: RwLock::new(config),
-            hot: Mutex::new(Hot { gate, figures: health.figures(now) }),
+            hot: Mutex::new(Hot { gate, figures: health.figures(now), config }),
             inbox: Mutex::default(),
             armed: AtomicBool::new(false),
             actor: Mutex::default(),
@@ -79,11 +78,11 @@ impl EndpointCell {
 
     #[must_use]
     pub fn config(&self) -> Arc<EndpointConfig> {
-        Arc::clone(&self.config.read())
+        Arc::clone(&self.hot.lock().config)
     }
 
     pub fn set_config(&self, config: Arc<EndpointConfig>) {
-        *self.config.write() = config;
+        self.hot.lock().config = config;
     }
 
     /// Asks the gate for a place.

@@ -1,6 +1,7 @@
 //! One Coordinator per HTTP worker, on the worker's own arbiter: it puts a route's candidates in order. It owns the strategies'
 //! cursors and draws the rolls; everything else it reads from the board.
 
+use crate::actors::board::Hot;
 use crate::actors::messages::{Candidate, Plan, PlanRequest, Removed, RemovedWhy};
 use crate::actors::topology::RouteTable;
 use crate::domain::gate::Refusal;
@@ -116,7 +117,7 @@ impl Coordinator {
         let tokens = request.prompt_tokens.saturating_add(request.completion_tokens);
         let usage = Usage { input: request.prompt_tokens, output: request.completion_tokens, ..Usage::default() };
         for (index, cell) in request.route.cells.iter().enumerate() {
-            let config = cell.config();
+            let Hot { gate, figures, config } = &*cell.hot.lock();
             let est_cost = config.price.as_ref().map(|p| p.cost(&usage));
             let why = match (request.hints.max_cost, est_cost) {
                 (Some(_), None) => Some(RemovedWhy::Unpriced),
@@ -130,17 +131,14 @@ impl Coordinator {
                 removed.push(Removed { index, why });
                 continue;
             }
-            let (refusal, figures, in_flight) = {
-                let hot = cell.hot.lock();
-                (hot.gate.peek(request.now, tokens, true), hot.figures, hot.gate.in_flight())
-            };
+            let refusal = gate.peek(request.now, tokens, true);
             self.facts.push(CandidateFacts {
                 slot: u32::try_from(index).unwrap_or(u32::MAX),
                 weight: config.weight,
                 quality: config.quality as f32,
                 est_cost,
                 ewma_ttft_us: figures.ewma_ttft_us.map(|us| us as f32),
-                in_flight,
+                in_flight: gate.in_flight(),
                 failure_rate: figures.failure_rate,
                 // An average without a time to first token behind it (whole answers only) is history all the same.
                 samples: figures.samples.max(u64::from(figures.ewma_ttft_us.is_some())),

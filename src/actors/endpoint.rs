@@ -151,7 +151,7 @@ impl EndpointActor {
     fn move_gate(&self, now: Ts) {
         let (door, figures) = (self.health.breaker().door(now), self.health.figures(now));
         let moved = {
-            let Hot { gate, figures: published } = &mut *self.cell.hot.lock();
+            let Hot { gate, figures: published, .. } = &mut *self.cell.hot.lock();
             let before = gate.door();
             gate.set_door(door);
             *published = figures;

@@ -24,8 +24,8 @@ use tokio::sync::oneshot;
 /// Items that may wait. Beyond it rows are counted as lost, or requests refused, as `store.on_failure` says.
 const QUEUE: usize = 65_536;
 const BATCH: usize = 512;
-/// In `group` durability a commit waits this long for company: nobody waits for it.
-const LINGER: Duration = Duration::from_millis(5);
+/// In `group` durability a commit waits this long for company: nobody waits for it, and each costs a write to disk.
+const LINGER: Duration = Duration::from_millis(20);
 /// How often the store's own upkeep is looked after.
 const TICK: Duration = Duration::from_secs(1);
 /// Pause after a failed commit.

@@ -74,19 +74,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 /// Whether brackets nest deeper than [`MAX_DEPTH`] anywhere in `json`.
 #[must_use]
 pub fn is_too_deep(json: &str) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for byte in json.bytes() {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
+    let (mut depth, mut rest) = (0_usize, json.as_bytes());
+    while let [byte, after @ ..] = rest {
+        rest = after;
         match byte {
-            b'"' => in_string = true,
+            b'"' => rest = behind_string(rest),
             b'[' | b'{' => {
                 depth += 1;
                 if depth > MAX_DEPTH {
@@ -98,6 +90,18 @@ pub fn is_too_deep(json: &str) -> bool {
         }
     }
     false
+}
+
+/// What follows the string that `json` is in.
+fn behind_string(mut json: &[u8]) -> &[u8] {
+    while let Some(at) = memchr::memchr2(b'"', b'\\', json) {
+        let is_end = json[at] == b'"';
+        json = json.get(at + if is_end { 1 } else { 2 }..).unwrap_or_default();
+        if is_end {
+            return json;
+        }
+    }
+    &[]
 }
 
 #[cfg(test)]

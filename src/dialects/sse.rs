@@ -60,7 +60,7 @@ impl Decoder {
                     self.searched += 1;
                 }
             }
-            let Some(at) = self.buffer[self.searched..].iter().position(|b| matches!(b, b'\n' | b'\r')) else {
+            let Some(at) = memchr::memchr2(b'\n', b'\r', &self.buffer[self.searched..]) else {
                 self.searched = self.buffer.len();
                 return if self.buffer.len() > MAX_EVENT { Err(TooLarge) } else { Ok(None) };
             };

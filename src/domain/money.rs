@@ -58,11 +58,12 @@ impl fmt::Display for NanoUsd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.0 < 0 { "-" } else { "" };
         let abs = self.0.unsigned_abs();
-        let mut decimals = format!("{:09}", abs % 1_000_000_000);
-        while decimals.len() > 2 && decimals.ends_with('0') {
-            decimals.pop();
+        let (mut decimals, mut digits) = (abs % 1_000_000_000, 9);
+        while digits > 2 && decimals % 10 == 0 {
+            decimals /= 10;
+            digits -= 1;
         }
-        write!(f, "{sign}{}.{decimals}", abs / 1_000_000_000)
+        write!(f, "{sign}{}.{decimals:0digits$}", abs / 1_000_000_000)
     }
 }
 

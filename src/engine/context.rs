@@ -46,7 +46,7 @@ pub struct RequestContext {
     pub prompt_tokens: u64,
     pub started: Ts,
     started_at: Wall,
-    plan: RefCell<Option<Plan>>,
+    plan: RefCell<Option<Arc<Plan>>>,
     steps: RefCell<Vec<Step>>,
     attempts: Cell<u32>,
     cost: Cell<NanoUsd>,
@@ -94,7 +94,7 @@ impl RequestContext {
         })
     }
 
-    pub fn decided(&self, plan: Plan) {
+    pub fn decided(&self, plan: Arc<Plan>) {
         *self.plan.borrow_mut() = Some(plan);
     }
 

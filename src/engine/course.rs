@@ -2,9 +2,8 @@
 
 use crate::actors::board::EndpointCell;
 use crate::actors::events::Event;
-use crate::actors::messages::{Candidate, Plan};
+use crate::actors::messages::Plan;
 use crate::actors::permit::Permit;
-use crate::actors::topology::RouteTable;
 use crate::clock;
 use crate::config::model::EndpointConfig;
 use crate::dialects::openai::answer::Answer;
@@ -13,7 +12,6 @@ use crate::dialects::{fault, retry_after};
 use crate::domain::gate::{Ask, Refusal, RefusalReason};
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{AttemptPlan, Step as PlanStep, Stop};
-use crate::domain::strategy::StrategyKind;
 use crate::domain::time::Ts;
 use crate::engine::attempt::{Attempt, Settled};
 use crate::engine::context::RequestContext;
@@ -46,10 +44,8 @@ const ERROR_BODY_TIME: Duration = Duration::from_secs(5);
 pub struct Course<'a> {
     ctx: &'a Rc<RequestContext>,
     understood: &'a Understood<'a>,
-    candidates: Vec<Candidate>,
-    route: Arc<RouteTable>,
+    decided: Arc<Plan>,
     plan: AttemptPlan,
-    strategy: StrategyKind,
     /// Why gates refused in this round, and from when they may admit.
     refusals: Vec<Refusal>,
     failures: Vec<(Arc<str>, Outcome, Duration)>,
@@ -64,19 +60,23 @@ enum End {
 }
 
 impl<'a> Course<'a> {
-    pub fn new(ctx: &'a Rc<RequestContext>, understood: &'a Understood<'a>, plan: Plan) -> Self {
-        let mut retry = plan.route.retry.clone();
+    /// `usual_deadline` is for routes without one of their own.
+    pub fn new(
+        ctx: &'a Rc<RequestContext>,
+        understood: &'a Understood<'a>,
+        decided: Arc<Plan>,
+        usual_deadline: Duration,
+    ) -> Self {
+        let mut retry = decided.route.retry.clone();
         let most = if understood.hints.no_fallback { Some(1) } else { understood.hints.max_attempts };
         retry.max_attempts = most.map_or(retry.max_attempts, |most| most.min(retry.max_attempts));
-        let by_route = plan.route.deadline.unwrap_or(ctx.worker.gateway.config().server.deadline);
+        let by_route = decided.route.deadline.unwrap_or(usual_deadline);
         let deadline = ctx.started.plus(understood.hints.deadline.map_or(by_route, |d| d.min(by_route)));
         Self {
             ctx,
             understood,
-            plan: AttemptPlan::new(plan.candidates.len(), retry, deadline),
-            strategy: plan.strategy,
-            candidates: plan.candidates,
-            route: plan.route,
+            plan: AttemptPlan::new(decided.candidates.len(), retry, deadline),
+            decided,
             refusals: Vec::new(),
             failures: Vec::new(),
             retry_after: None,
@@ -85,7 +85,7 @@ impl<'a> Course<'a> {
     }
 
     fn cell(&self, candidate: usize) -> Option<&Arc<EndpointCell>> {
-        self.candidates.get(candidate).and_then(|c| self.route.cells.get(c.index))
+        cell_of(&self.decided, candidate)
     }
 
     /// Walks until there is an answer.
@@ -93,13 +93,13 @@ impl<'a> Course<'a> {
     /// # Errors
     /// What the caller is told instead.
     pub async fn run(mut self) -> Result<Served, ApiError> {
-        if self.candidates.is_empty() {
+        if self.decided.candidates.is_empty() {
             return Err(self.nobody());
         }
         loop {
             let now = clock::now();
-            let Self { plan, candidates, route, .. } = &mut self;
-            let cell = |i: usize| candidates.get(i).and_then(|c| route.cells.get(c.index));
+            let Self { plan, decided, .. } = &mut self;
+            let cell = |i: usize| cell_of(decided, i);
             let failure_rate = |i: usize| cell(i).map_or(1.0, |c| settled_rate(c));
             let same_domain = |a: usize, b: usize| match (cell(a), cell(b)) {
                 (Some(a), Some(b)) => shares_domain(a, b),
@@ -150,7 +150,7 @@ impl<'a> Course<'a> {
         self.tell_failover(&cell);
         self.plan.started();
         let config = cell.config();
-        let decision = format!("{}/{}", self.strategy.as_str(), index + 1).into();
+        let decision = format!("{}/{}", self.decided.strategy.as_str(), index + 1).into();
         let attempt = Attempt::start(self.ctx, permit, config, decision);
         match self.attempt(attempt, index).await {
             End::Served(served) => Ok(Some(served)),
@@ -168,7 +168,7 @@ impl<'a> Course<'a> {
 
     /// Whether every other candidate is shut, so that this one's probe is all that could help.
     fn is_only_hope(&self, index: usize) -> bool {
-        self.refusals.len() + 1 >= self.candidates.len() && index + 1 == self.candidates.len()
+        self.refusals.len() + 1 >= self.decided.candidates.len() && index + 1 == self.decided.candidates.len()
     }
 
     fn refused(&mut self, index: usize, cell: &EndpointCell, now: Ts, refusal: Refusal) {
@@ -203,7 +203,7 @@ impl<'a> Course<'a> {
     /// Every gate refused: waits for the first that may admit again if that is near, else gives up truthfully.
     async fn wait_for_place(&mut self, now: Ts) -> Result<(), ApiError> {
         let since = *self.started_waiting.get_or_insert(now);
-        let max_wait = self.route.cells.iter().map(|c| c.config().limits.max_wait).max().unwrap_or_default();
+        let max_wait = self.decided.route.cells.iter().map(|c| c.config().limits.max_wait).max().unwrap_or_default();
         let latest = |r: &Refusal| since.plus(if is_breaker(r.reason) { NEAR } else { max_wait });
         // A refusal without a time depends on others: on a call that ends, or a breaker that moves.
         let near = |r: &Refusal| match r.retry_at {
@@ -219,7 +219,7 @@ impl<'a> Course<'a> {
         let pause = until.since(now).max(Duration::from_millis(1));
         {
             let _place = Waiting::enter(self.ctx);
-            let cells = (0..self.candidates.len().min(MAX_LINES)).filter_map(|i| self.cell(i));
+            let cells = (0..self.decided.candidates.len().min(MAX_LINES)).filter_map(|i| self.cell(i));
             let lines: Vec<_> = cells.map(|c| Box::pin(c.room.notified())).collect();
             // Whichever comes first; both mean: ask again.
             let _ = tokio::time::timeout(pause, futures_util::future::select_all(lines)).await;
@@ -256,7 +256,7 @@ impl<'a> Course<'a> {
         };
         attempt.seen.http_status = response.status().as_u16();
         if !response.status().is_success() {
-            let end = self.error_status(attempt, response).await;
+            let end = Box::pin(self.error_status(attempt, response)).await;
             if let (End::Failed(Outcome::AuthFailed, _), Some(cell)) = (&end, self.cell(index)) {
                 worker.key_refused(cell.id, &target, clock::now());
             }
@@ -267,7 +267,8 @@ impl<'a> Course<'a> {
         let bounds =
             Bounds { idle: config.timeouts.idle, until: total.min(deadline), is_callers_deadline: deadline <= total };
         if self.understood.request.stream {
-            self.stream(attempt, response, bounds, started.plus(first_byte)).await
+            // Apart, so that whole answers, by far the most, need not carry its room along.
+            Box::pin(self.stream(attempt, response, bounds, started.plus(first_byte))).await
         } else {
             self.whole(attempt, response, bounds).await
         }
@@ -383,7 +384,7 @@ impl<'a> Course<'a> {
         let soonest = self.refusals.iter().filter_map(|r| r.retry_at).min().map(|at| at.since(now));
         let all =
             |test: fn(RefusalReason) -> bool| !self.refusals.is_empty() && self.refusals.iter().all(|r| test(r.reason));
-        let error = if self.candidates.is_empty() {
+        let error = if self.decided.candidates.is_empty() {
             let message = "no endpoint of this model fits the request; POST /v1/explain with it says why";
             ApiError::new(Code::NoEndpointAvailable, message)
         } else if all(|r| r == RefusalReason::Quota) {
@@ -417,6 +418,10 @@ fn is_breaker(reason: RefusalReason) -> bool {
 
 fn content_type(response: &Response) -> Option<&str> {
     response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok())
+}
+
+fn cell_of(plan: &Plan, candidate: usize) -> Option<&Arc<EndpointCell>> {
+    plan.candidates.get(candidate).and_then(|c| plan.route.cells.get(c.index))
 }
 
 /// The failure rate that a second pass judges by: nothing is hopeless after a handful of calls.

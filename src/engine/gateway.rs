@@ -52,7 +52,7 @@ pub struct Gateway {
     draining: AtomicBool,
     /// The drain period is over; `stop` tells those that wait.
     stopping: AtomicBool,
-    stop: Notify,
+    stop: Arc<Notify>,
     config_path: Option<PathBuf>,
     pub started: Ts,
     pub started_at: Wall,
@@ -96,7 +96,7 @@ impl Gateway {
             waiting: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            stop: Notify::new(),
+            stop: Arc::new(Notify::new()),
             config_path,
             started: now,
             started_at: clock::wall(),
@@ -135,12 +135,15 @@ impl Gateway {
         self.stop.notify_waiters();
     }
 
-    /// Resolves when everything must end, at once if that was said before.
-    pub async fn stopped(&self) {
+    /// Resolves when everything must end, at once if that was said before. To be waited for as long as the request lasts.
+    pub fn stopped(&self) -> impl Future<Output = ()> + use<> {
         // In this order: who is told between the two lines is on the list already.
-        let told = self.stop.notified();
-        if !self.stopping.load(Acquire) {
-            told.await;
+        let told = Arc::clone(&self.stop).notified_owned();
+        let stopping = self.stopping.load(Acquire);
+        async move {
+            if !stopping {
+                told.await;
+            }
         }
     }
 
@@ -169,17 +172,16 @@ impl Gateway {
         self.in_flight.load(Relaxed)
     }
 
-    /// Counts a request in, if the process may take one more and its cost could be accounted for.
+    /// Counts a request in, if that makes at most `most` and its cost could be accounted for.
     ///
     /// # Errors
     /// 503, at once.
-    pub fn enter(self: &Arc<Self>) -> Result<Entered, ApiError> {
+    pub fn enter(self: &Arc<Self>, most: u32) -> Result<Entered, ApiError> {
         if self.ledger.is_closed() {
             let message = "the ledger cannot be written, and the configuration says to refuse requests then";
             let error = ApiError::new(Code::LedgerUnavailable, message);
             return Err(error.with_retry_after(Some(Duration::from_secs(1))));
         }
-        let most = self.config.read().server.max_in_flight;
         if self.in_flight.fetch_add(1, AcqRel) >= most {
             self.in_flight.fetch_sub(1, AcqRel);
             let message = format!("the gateway already serves {most} requests, its limit");

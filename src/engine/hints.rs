@@ -140,6 +140,9 @@ impl Hints {
     /// The tags with those of the key beneath them.
     #[must_use]
     pub fn tags_over(&self, of_key: &BTreeMap<String, String>) -> Tags {
+        if of_key.is_empty() && self.tags.is_empty() {
+            return Tags::default();
+        }
         let mut all: BTreeMap<Box<str>, Box<str>> =
             of_key.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect();
         all.extend(self.tags.clone());

@@ -174,7 +174,7 @@ pub struct Kept {
     pub cost: NanoUsd,
     pub cost_state: &'static str,
     pub prompt_tokens: u64,
-    pub plan: Option<Plan>,
+    pub plan: Option<Arc<Plan>>,
     pub steps: Vec<Step>,
 }
 

@@ -1,8 +1,8 @@
 //! Relaying a stream. Its head is held until the first content event, so that a stream that fails before it can still be replaced
 //! unseen; after it the text is out, and a failure is told as an error event, never as an end.
 //!
-//! Events leave with the bytes they came as, when they came. Only the usage chunk that Breakwater itself asked for is taken out
-//! again, and one comment with the cost goes in where it was.
+//! Events leave with the bytes they came as, when they came; those that came together leave together. Only the usage chunk that
+//! Breakwater itself asked for is taken out again, and one comment with the cost goes in where it was.
 
 use crate::clock;
 use crate::dialects::fault;
@@ -15,14 +15,17 @@ use crate::engine::attempt::Attempt;
 use crate::engine::error::{ApiError, Code};
 use bytes::{Bytes, BytesMut};
 use reqwest::Response;
-use std::rc::Rc;
+use std::pin::Pin;
 use std::time::Duration;
+use tokio::time::{Sleep, sleep};
 
 /// The head is held for at most this many events and bytes.
 const HEAD_EVENTS: usize = 64;
 const HEAD_BYTES: usize = 256 << 10;
 /// A silent upstream gets its client a comment this often, so that nothing between them gives up.
 const PING_EVERY: Duration = Duration::from_secs(15);
+/// Events that came together are joined up to this many bytes.
+const JOINED: usize = 64 << 10;
 /// After the last event: how long to wait for the body's proper end, which lets the connection be used again.
 const TAIL_WAIT: Duration = Duration::from_millis(100);
 
@@ -56,6 +59,11 @@ pub struct Relay {
     comment_sent: bool,
     idle: Duration,
     last_bytes: Ts,
+    last_ping: Ts,
+    /// Rings when silence may have lasted too long; bytes that come in between don't move it, so it may ring for nothing.
+    alarm: Pin<Box<Sleep>>,
+    /// The gateway stops.
+    stopped: Pin<Box<dyn Future<Output = ()>>>,
     /// When the attempt must be over, and whether that is the caller's deadline.
     until: Ts,
     is_callers_deadline: bool,
@@ -81,6 +89,8 @@ impl Relay {
         bounds: Bounds,
         head_until: Ts,
     ) -> Result<Self, Box<HeadFailure>> {
+        let now = clock::now();
+        let stopped = Box::pin(attempt.context().worker.gateway.stopped());
         let mut relay = Self {
             attempt: Some(attempt),
             response,
@@ -93,7 +103,10 @@ impl Relay {
             finished: false,
             comment_sent: false,
             idle: bounds.idle,
-            last_bytes: clock::now(),
+            last_bytes: now,
+            last_ping: now,
+            alarm: Box::pin(sleep(PING_EVERY.min(bounds.idle).min(bounds.until.since(now)))),
+            stopped,
             until: bounds.until,
             is_callers_deadline: bounds.is_callers_deadline,
         };
@@ -220,41 +233,73 @@ impl Relay {
 
     /// Waits for the upstream's next bytes; a ping when it is silent.
     async fn pull(&mut self) -> Option<Bytes> {
-        let silent_until = self.last_bytes.plus(self.idle).min(self.until);
-        let left = silent_until.since(clock::now());
-        let stopped = self.attempt.as_ref().map(|a| Rc::clone(&a.context().worker));
-        let stopped = async {
-            match &stopped {
-                Some(worker) => worker.gateway.stopped().await,
-                None => std::future::pending().await,
-            }
-        };
-        let read = tokio::time::timeout(PING_EVERY.min(left), next_chunk(&mut self.response));
-        let read = tokio::select! {
+        tokio::select! {
             biased;
-            read = read => read,
-            () = stopped => {
-                self.fail(Outcome::Cancelled, "the gateway is stopping");
-                return None;
+            read = next_chunk(&mut self.response) => {
+                if self.take(read) {
+                    self.join_what_is_there().await;
+                }
+                None
             }
-        };
+            () = self.alarm.as_mut() => self.on_alarm(),
+            () = self.stopped.as_mut() => {
+                self.fail(Outcome::Cancelled, "the gateway is stopping");
+                None
+            }
+        }
+    }
+
+    /// Takes what else has come already. The connection hands over one piece at a time, so it is given its turn after each;
+    /// when everybody else has had a turn and nothing came, there is no more.
+    async fn join_what_is_there(&mut self) {
+        while matches!(self.phase, Phase::Reading) && self.ready.len() < JOINED {
+            let read = tokio::select! {
+                biased;
+                read = next_chunk(&mut self.response) => read,
+                () = tokio::task::yield_now() => return,
+            };
+            if !self.take(read) {
+                return;
+            }
+        }
+    }
+
+    /// Takes in a read; whether more may follow.
+    fn take(&mut self, read: Result<Option<Bytes>, CallError>) -> bool {
         match read {
-            Ok(Ok(Some(bytes))) => {
+            Ok(Some(bytes)) => {
                 self.last_bytes = clock::now();
                 self.decoder.push(&bytes);
-                if let Err(e) = self.take_events() {
-                    self.fail(Outcome::Partial, &e.message);
+                match self.take_events() {
+                    Ok(()) => return true,
+                    Err(e) => self.fail(Outcome::Partial, &e.message),
                 }
             }
-            Ok(Ok(None)) => self.upstream_closed(),
-            Ok(Err(e)) => self.fail(Outcome::Partial, &e.message),
-            Err(_) if clock::now() < silent_until => return Some(Bytes::from_static(b": ping\n\n")),
-            Err(_) if self.is_callers_deadline && clock::now() >= self.until => {
-                self.fail(Outcome::DeadlineExceeded, "the request's deadline passed");
-            }
-            Err(_) => self.fail(Outcome::Partial, "the upstream fell silent"),
+            Ok(None) => self.upstream_closed(),
+            Err(e) => self.fail(Outcome::Partial, &e.message),
         }
-        None
+        false
+    }
+
+    /// Silence may have lasted too long, or long enough for a ping.
+    fn on_alarm(&mut self) -> Option<Bytes> {
+        let now = clock::now();
+        let silent_until = self.last_bytes.plus(self.idle).min(self.until);
+        if now >= self.until && self.is_callers_deadline {
+            self.fail(Outcome::DeadlineExceeded, "the request's deadline passed");
+            return None;
+        }
+        if now >= silent_until {
+            self.fail(Outcome::Partial, "the upstream fell silent");
+            return None;
+        }
+        let is_due = now >= self.last_bytes.max(self.last_ping).plus(PING_EVERY);
+        if is_due {
+            self.last_ping = now;
+        }
+        let ping_at = self.last_bytes.max(self.last_ping).plus(PING_EVERY);
+        self.alarm.set(sleep(ping_at.min(silent_until).since(now)));
+        is_due.then(|| Bytes::from_static(b": ping\n\n"))
     }
 
     fn upstream_closed(&mut self) {

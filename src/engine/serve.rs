@@ -1,6 +1,7 @@
 //! One request from its bytes to its answer.
 
 use crate::clock;
+use crate::config::model::Config;
 use crate::domain::ids::RequestId;
 use crate::domain::time::Ts;
 use crate::engine::access::Caller;
@@ -52,14 +53,15 @@ impl From<ApiError> for Failure {
 /// What the caller is told instead.
 pub async fn chat(
     worker: &Rc<Worker>,
+    config: &Arc<Config>,
     caller: Caller,
     hints: Hints,
     body: Bytes,
     started: Ts,
 ) -> Result<Served, Failure> {
     let gateway = &worker.gateway;
-    let entered = gateway.enter()?;
-    let understood = understand(&gateway.board.topology(), &gateway.config(), &caller, hints, &body)?;
+    let entered = gateway.enter(config.server.max_in_flight)?;
+    let understood = understand(&gateway.board.topology(), config, &caller, hints, &body)?;
     caller.admit(started, understood.prompt_tokens + understood.completion_tokens)?;
     gateway.retry_budget.lock().deposit(started);
     let id = understood.hints.request_id.clone().unwrap_or_else(|| RequestId::mint(clock::wall(), fastrand::u128(..)));
@@ -74,12 +76,12 @@ pub async fn chat(
         started,
         entered,
     });
-    let plan = match understood.plan(worker, started).await {
-        Ok(plan) => plan,
+    let plan = match understood.plan(worker, Arc::clone(config), started).await {
+        Ok(plan) => Arc::new(plan),
         Err(error) => return Err(Failure { request_id: Some(id), error }),
     };
-    ctx.decided(plan.clone());
-    let course = Course::new(&ctx, &understood, plan);
+    ctx.decided(Arc::clone(&plan));
+    let course = Course::new(&ctx, &understood, plan, config.server.deadline);
     let result = tokio::select! {
         biased;
         result = course.run() => result,

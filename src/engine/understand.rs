@@ -107,8 +107,8 @@ impl Understood<'_> {
     ///
     /// # Errors
     /// 500 when it is gone.
-    pub async fn plan(&self, worker: &Rc<Worker>, now: Ts) -> Result<Plan, ApiError> {
-        ask(worker, self.plan_request(worker.gateway.config(), now)).await
+    pub async fn plan(&self, worker: &Rc<Worker>, config: Arc<Config>, now: Ts) -> Result<Plan, ApiError> {
+        ask(worker, self.plan_request(config, now)).await
     }
 
     /// The plan that [`Self::plan`] would give now, without anybody's turn being used up.

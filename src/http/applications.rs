@@ -10,9 +10,11 @@ use crate::engine::hints::{Hints, PREFIX};
 use crate::engine::relay::Relay;
 use crate::engine::serve::{self, Failure, Served};
 use crate::http::{at, body, guard, respond};
+use actix_web::guard::fn_guard;
+use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use actix_web::web::{self, Bytes, Payload, ServiceConfig};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse, Route};
 use futures_util::stream;
 use serde_json::{Value, json};
 use std::convert::Infallible;
@@ -22,11 +24,16 @@ type OfWorker = web::Data<Rc<Worker>>;
 
 pub fn routes(config: &mut ServiceConfig) {
     config
-        .service(at("/v1/chat/completions").route(web::post().to(chat)))
+        .service(at("/v1/chat/completions").route(post().to(chat)))
         .service(at("/v1/explain").route(web::post().to(explained)))
         .service(at("/v1/models").route(web::get().to(models)))
         .service(at("/v1/models/{id:.+}").route(web::get().to(model)))
         .service(at("/v1/requests/{id}").route(web::get().to(request_record)));
+}
+
+/// A POST. `web::post()` allocates for each request that it looks at.
+fn post() -> Route {
+    web::route().guard(fn_guard(|context| context.head().method == Method::POST))
 }
 
 async fn chat(request: HttpRequest, payload: Payload, worker: OfWorker) -> HttpResponse {
@@ -57,9 +64,9 @@ async fn serve_chat(request: &HttpRequest, payload: Payload, worker: &Rc<Worker>
     let started = clock::now();
     let caller = guard::caller(&worker.gateway, request.headers())?;
     let hints = hints(request.headers())?;
-    let limit = worker.gateway.config().server.body_limit;
-    let body = body::read(request, payload, limit).await?;
-    serve::chat(worker, caller, hints, body, started).await
+    let config = worker.gateway.config();
+    let body = body::read(request, payload, config.server.body_limit).await?;
+    serve::chat(worker, &config, caller, hints, body, started).await
 }
 
 fn hints(headers: &HeaderMap) -> Result<Hints, ApiError> {

@@ -4,7 +4,7 @@ use crate::engine::access::Caller;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Gateway;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use std::panic::AssertUnwindSafe;
 
 /// The secret of `Authorization: Bearer …`, or of `x-api-key`, which Anthropic's SDKs send.
@@ -37,7 +37,8 @@ pub fn operator(gateway: &Gateway, headers: &HeaderMap) -> Result<(), ApiError> 
 ///
 /// # Errors
 /// 500 after a panic, which the log tells more of.
-pub async fn caught<T>(work: impl Future<Output = T>) -> Result<T, ApiError> {
+pub fn caught<T>(work: impl Future<Output = T>) -> impl Future<Output = Result<T, ApiError>> {
+    // Not an async fn: that would hold the work twice.
     let panicked = |_| ApiError::new(Code::Internal, "the gateway failed on this request; its log says more");
-    AssertUnwindSafe(work).catch_unwind().await.map_err(panicked)
+    AssertUnwindSafe(work).catch_unwind().map_err(panicked)
 }

@@ -29,14 +29,15 @@ pub enum Surface {
 /// Registers the addresses of a surface.
 pub fn routes(surface: Surface) -> impl FnOnce(&mut ServiceConfig) {
     move |config| {
+        // First what is asked for most: addresses are compared in this order.
+        if surface != Surface::Operators {
+            applications::routes(config);
+        }
         config
             .service(at("/health/live").route(web::get().to(health::live)))
             .service(at("/health/ready").route(web::get().to(health::ready)))
             .service(at("/metrics").route(web::get().to(health::metrics)))
             .service(at("/openapi.json").route(web::get().to(health::openapi)));
-        if surface != Surface::Operators {
-            applications::routes(config);
-        }
         if surface != Surface::Applications {
             config.service(at("/").route(web::get().to(dashboard::page)));
             admin::routes(config);

@@ -165,43 +165,56 @@ impl<'a> ChatRequest<'a> {
         out.push(b'{');
         let mut asked_usage = !self.stream;
         for (key, value) in &self.members.0 {
-            let value: Cow<str> = match &**key {
-                "breakwater" => continue,
-                "model" => quoted(model).into(),
+            match &**key {
+                "breakwater" => {}
+                "model" => {
+                    name(&mut out, key);
+                    quote(&mut out, model);
+                }
                 "stream_options" if self.stream => {
                     asked_usage = true;
-                    with_usage(value)
+                    name(&mut out, key);
+                    out.extend_from_slice(with_usage(value).as_bytes());
                 }
-                _ => value.get().into(),
-            };
-            member(&mut out, key, &value);
+                _ => {
+                    name(&mut out, key);
+                    out.extend_from_slice(value.get().as_bytes());
+                }
+            }
         }
         if !asked_usage {
-            member(&mut out, "stream_options", r#"{"include_usage":true}"#);
+            name(&mut out, "stream_options");
+            out.extend_from_slice(br#"{"include_usage":true}"#);
         }
         out.push(b'}');
         out
     }
 }
 
-fn member(out: &mut Vec<u8>, key: &str, value: &str) {
+/// The name of a further member.
+fn name(out: &mut Vec<u8>, key: &str) {
     if out.len() > 1 {
         out.push(b',');
     }
-    out.extend_from_slice(quoted(key).as_bytes());
+    quote(out, key);
     out.push(b':');
-    out.extend_from_slice(value.as_bytes());
 }
 
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+fn quote(out: &mut Vec<u8>, text: &str) {
+    if text.bytes().any(|b| b < b' ' || matches!(b, b'"' | b'\\')) {
+        out.extend_from_slice(serde_json::Value::from(text).to_string().as_bytes());
+    } else {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    }
 }
 
 /// The client's stream options with usage switched on.
-fn with_usage(options: &RawValue) -> Cow<'static, str> {
+fn with_usage(options: &RawValue) -> String {
     let mut map: serde_json::Map<String, serde_json::Value> = serde_json::from_str(options.get()).unwrap_or_default();
     map.insert("include_usage".into(), true.into());
-    serde_json::Value::Object(map).to_string().into()
+    serde_json::Value::Object(map).to_string()
 }
 
 fn flag(members: &Members, name: &str) -> Result<Option<bool>, BadRequest> {
