@@ -3,6 +3,7 @@
 pub mod breaker;
 pub mod bucket;
 pub mod complexity;
+pub mod filter;
 pub mod gate;
 pub mod health;
 pub mod histogram;

@@ -17,6 +17,7 @@ mod headers;
 mod keys;
 mod ledger;
 mod ledger_accounts;
+mod ledger_exports;
 mod limits;
 mod metrics;
 mod registry;
