@@ -173,6 +173,7 @@ fn planning(c: &mut Criterion) {
                     no_fallback: false,
                     complexity: None,
                     config: Arc::clone(&config),
+                    look_only: false,
                 };
                 coordinator.plan(request, 0.5)
             });

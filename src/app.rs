@@ -292,7 +292,7 @@ async fn stop(gateway: &Arc<Gateway>, handles: &[ServerHandle]) {
     tokio::pin!(graceful);
     if tokio::time::timeout(drain, &mut graceful).await.is_err() {
         tracing::warn!(in_flight = gateway.in_flight(), "the drain period is over: ending what still runs");
-        gateway.stop_streams();
+        gateway.stop_running();
         if tokio::time::timeout(LAST_WORDS, graceful).await.is_err() {
             futures_util::future::join_all(handles.iter().map(|h| h.stop(false))).await;
         }

@@ -22,7 +22,7 @@ const MAY_NAME: [(&str, &[&str]); 9] = [
 ];
 
 /// What pure code never names: I/O, runtimes, clocks, randomness.
-const IMPURE: [&str; 16] = [
+const IMPURE: [&str; 19] = [
     "actix",
     "actix_web",
     "tokio",
@@ -34,7 +34,10 @@ const IMPURE: [&str; 16] = [
     "getrandom",
     "futures_util",
     "std::fs",
-    "std::net",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "ToSocketAddrs",
     "std::env",
     "std::thread",
     "Instant",

@@ -66,25 +66,31 @@ impl Coordinator {
             strategy: asked,
             rule: None,
             explored: false,
+            floor_missed: false,
             complexity: None,
             candidates: Vec::new(),
             removed,
             route: request.route,
         };
         let mut order = Order { strategy: asked, min_quality: 0.0, settings: request.config.ranking };
-        if let (StrategyKind::Intelligent, Some(complexity)) = (asked, request.complexity) {
-            let choice = intelligent::decide(&request.config.intelligent, complexity, &request.hints);
+        if let (StrategyKind::Intelligent, Some(judged)) = (asked, request.complexity) {
+            let choice = intelligent::decide(&request.config.intelligent, judged.complexity, &request.hints);
             order = choice.order(request.config.ranking);
             plan.rule = Some(choice.rule);
-            plan.complexity = Some(complexity);
+            plan.complexity = Some(judged);
         }
         if self.cursors.len() >= MAX_CURSORS {
             self.cursors.clear();
         }
         let cursor = cursors(&mut self.cursors, &plan.route).of(order.strategy);
-        let applied = strategy::rank_with(&order, &self.facts, cursor, roll, &mut self.ranked);
+        let applied = if request.look_only {
+            strategy::rank_with(&order, &self.facts, &mut cursor.clone(), roll, &mut self.ranked)
+        } else {
+            strategy::rank_with(&order, &self.facts, cursor, roll, &mut self.ranked)
+        };
         plan.strategy = applied.strategy;
         plan.explored = applied.explored;
+        plan.floor_missed = applied.floor_missed;
         plan.candidates = self
             .ranked
             .iter()

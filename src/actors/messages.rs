@@ -4,7 +4,7 @@ use crate::actors::board::EndpointCell;
 use crate::actors::topology::RouteTable;
 use crate::config::model::Config;
 use crate::domain::breaker::BreakerView;
-use crate::domain::complexity::Complexity;
+use crate::domain::complexity::Classified;
 use crate::domain::gate::Refusal;
 use crate::domain::health::Totals;
 use crate::domain::intelligent::RequestHints;
@@ -127,8 +127,10 @@ pub struct PlanRequest {
     pub hints: RequestHints,
     /// Only the first candidate may be asked.
     pub no_fallback: bool,
-    pub complexity: Option<Complexity>,
+    pub complexity: Option<Classified>,
     pub config: Arc<Config>,
+    /// Nothing will be sent: whose turn it is stays as it is.
+    pub look_only: bool,
 }
 
 /// The ranked candidates and why they stand so.
@@ -140,7 +142,9 @@ pub struct Plan {
     pub rule: Option<&'static str>,
     /// The first candidate leads because nothing is known of it yet.
     pub explored: bool,
-    pub complexity: Option<Complexity>,
+    /// No open candidate is as good as the rule wants.
+    pub floor_missed: bool,
+    pub complexity: Option<Classified>,
     /// Best first.
     pub candidates: Vec<Candidate>,
     pub removed: Vec<Removed>,

@@ -93,6 +93,14 @@ fn table(decision: &Decision) -> String {
     let mut text = format!("strategy {}", decision.strategy);
     if let (Some(rule), Some(complexity)) = (&decision.rule, &decision.complexity) {
         let _ = write!(text, " by rule {rule}, the prompt is {complexity}");
+        let points = decision.complexity_points.iter().filter(|(_, points)| *points > 0.0);
+        let points: Vec<_> = points.map(|(feature, points)| format!("{feature} {points:.2}")).collect();
+        if !points.is_empty() {
+            let _ = write!(text, " ({})", points.join(", "));
+        }
+        if decision.floor_missed {
+            text.push_str(", no open endpoint is as good as the rule wants");
+        }
     }
     let _ = writeln!(text, "; about {} prompt tokens", decision.prompt_tokens_estimate);
     let _ = writeln!(

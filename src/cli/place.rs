@@ -18,10 +18,10 @@ pub struct Place {
     /// The store's folder, whatever the configuration says.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["config", "url"])]
     pub store: Option<PathBuf>,
-    /// Ask the running gateway there; the token is BREAKWATER_ADMIN_TOKEN or --token.
-    #[arg(long, conflicts_with = "config")]
+    /// Ask the running gateway there instead of opening a store; the token is BREAKWATER_ADMIN_TOKEN or --token.
+    #[arg(long)]
     pub url: Option<String>,
-    #[arg(long, env = "BREAKWATER_ADMIN_TOKEN", hide_env_values = true, requires = "url")]
+    #[arg(long, env = "BREAKWATER_ADMIN_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 }
 

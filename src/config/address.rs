@@ -2,12 +2,12 @@
 //!
 //! A provider's `base_url` is http or https with a host; no user info, query or fragment. Loopback, private, link-local (where
 //! clouds keep their metadata) and other special addresses need `allow_private: true`, in whatever spelling: the address is
-//! judged as the HTTP client itself parses it. A public name that resolves to a private address is not seen here; whoever
-//! resolves it asks [`is_private`]. Messages never repeat an address, which may hold a password.
+//! judged as the HTTP client itself parses it. A public name that resolves to a private address is refused when it is resolved. Messages never repeat an address, which may hold a password.
 
 use crate::config::model::AuthMode;
+use crate::domain::address::is_private;
 use reqwest::Url;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 /// A provider's address that may be used.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,50 +61,6 @@ fn is_private_host(host: &str) -> bool {
     let name = host.trim_end_matches('.');
     let local = ["localhost", "local", "internal", "localdomain", "home.arpa"];
     local.iter().any(|l| name.strip_suffix(l).is_some_and(|before| before.is_empty() || before.ends_with('.')))
-}
-
-/// Whether an address is loopback, private, link-local, or special in another way, so not a vendor's on the internet.
-#[must_use]
-pub fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => is_private_v4(v4),
-        IpAddr::V6(v6) => is_private_v6(v6),
-    }
-}
-
-fn is_private_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    ip.is_loopback()
-        || ip.is_private()
-        || ip.is_link_local()
-        || ip.is_documentation()
-        || a == 0
-        || a >= 224
-        || (a == 100 && (64..128).contains(&b))
-        || (a == 192 && b == 0 && c == 0)
-        || (a == 198 && (18..20).contains(&b))
-}
-
-fn is_private_v6(ip: Ipv6Addr) -> bool {
-    let s = ip.segments();
-    let tail = || {
-        let [.., a, b, c, d] = ip.octets();
-        Ipv4Addr::new(a, b, c, d)
-    };
-    // Addresses that carry an IPv4 address are as private as that one: mapped, compatible, NAT64.
-    let carries_v4 = s[..5] == [0; 5] && matches!(s[5], 0 | 0xffff) || s[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
-    if carries_v4 && !matches!(tail().octets(), [0, 0, 0, 0 | 1]) {
-        return is_private_v4(tail());
-    }
-    ip.is_loopback()
-        || ip.is_unspecified()
-        || ip.is_multicast()
-        || ip.is_unique_local()
-        || ip.is_unicast_link_local()
-        || carries_v4
-        || s[..2] == [0x2001, 0xdb8]
-        || s[0] == 0x2002 // 6to4 carries an IPv4 address further left; nobody serves an API there
-        || (s[0] & 0xffc0) == 0xfec0
 }
 
 /// Whether a gateway with this kind of authentication may listen on `addr`.

@@ -3,21 +3,24 @@
 //! Redirects and the client's own retries are off: the gateway is the only retry loop, and a redirect could lead a key anywhere.
 
 use crate::dialects::openai;
+use crate::domain::address::is_private;
 use crate::domain::outcome::Outcome;
 use bytes::{Bytes, BytesMut};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Response, Url};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::error::Error;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A whole answer over this many bytes is a fault.
 pub const MAX_ANSWER: usize = 16 << 20;
 /// Of an answer with an error status, only this much is read.
 const MAX_ERROR_BODY: usize = 256 << 10;
-/// Clients differ by connect timeout only; more distinct ones than this share the default's.
+/// More distinct clients than this are made anew for each call.
 const MAX_CLIENTS: usize = 64;
 
 /// Where an endpoint's calls go, prepared once.
@@ -26,7 +29,15 @@ pub struct Target {
     chat: Url,
     models: Url,
     authorization: Option<HeaderValue>,
+    client: ClientKind,
+}
+
+/// What clients differ by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ClientKind {
     connect: Duration,
+    /// Whether names may resolve to loopback, private and other special addresses.
+    allow_private: bool,
 }
 
 impl Target {
@@ -34,7 +45,7 @@ impl Target {
     ///
     /// # Errors
     /// What is wrong with the address or the key; never the key itself.
-    pub fn new(base_url: &str, key: Option<&str>, connect: Duration) -> Result<Self, String> {
+    pub fn new(base_url: &str, key: Option<&str>, connect: Duration, allow_private: bool) -> Result<Self, String> {
         let url = |path: &str| {
             Url::parse(&format!("{base_url}{path}")).map_err(|e| format!("base_url `{base_url}` is no address: {e}"))
         };
@@ -48,7 +59,7 @@ impl Target {
             chat: url(openai::CHAT_PATH)?,
             models: url(openai::MODELS_PATH)?,
             authorization: key.map(header).transpose()?,
-            connect,
+            client: ClientKind { connect, allow_private },
         })
     }
 
@@ -77,7 +88,7 @@ pub struct CallError {
 /// The clients of one worker.
 #[derive(Default)]
 pub struct Upstream {
-    clients: RefCell<HashMap<Duration, Client>>,
+    clients: RefCell<HashMap<ClientKind, Client>>,
 }
 
 impl Upstream {
@@ -86,7 +97,7 @@ impl Upstream {
     /// # Errors
     /// Why no head came.
     pub async fn post_chat(&self, target: &Target, body: Bytes) -> Result<Response, CallError> {
-        let request = self.client(target.connect)?.post(target.chat.clone());
+        let request = self.client(target.client)?.post(target.chat.clone());
         let request = match &target.authorization {
             Some(value) => request.header(AUTHORIZATION, value.clone()),
             None => request,
@@ -100,7 +111,7 @@ impl Upstream {
     /// # Errors
     /// Why no head came.
     pub async fn get(&self, target: &Target, url: Url) -> Result<Response, CallError> {
-        let request = self.client(target.connect)?.get(url).header(ACCEPT, "application/json");
+        let request = self.client(target.client)?.get(url).header(ACCEPT, "application/json");
         let request = match &target.authorization {
             Some(value) => request.header(AUTHORIZATION, value.clone()),
             None => request,
@@ -108,13 +119,17 @@ impl Upstream {
         request.send().await.map_err(|e| classed(&e))
     }
 
-    fn client(&self, connect: Duration) -> Result<Client, CallError> {
+    fn client(&self, kind: ClientKind) -> Result<Client, CallError> {
         let mut clients = self.clients.borrow_mut();
-        if let Some(client) = clients.get(&connect) {
+        if let Some(client) = clients.get(&kind) {
             return Ok(client.clone());
         }
-        let client = Client::builder()
-            .connect_timeout(connect)
+        let mut builder = Client::builder();
+        if !kind.allow_private {
+            builder = builder.dns_resolver(PublicOnly);
+        }
+        let client = builder
+            .connect_timeout(kind.connect)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .tcp_nodelay(true)
@@ -126,9 +141,25 @@ impl Upstream {
             .build()
             .map_err(|e| CallError { outcome: Outcome::ConnectFailed, message: format!("HTTP client: {e}") })?;
         if clients.len() < MAX_CLIENTS {
-            clients.insert(connect, client.clone());
+            clients.insert(kind, client.clone());
         }
         Ok(client)
+    }
+}
+
+/// The system's resolver without the addresses that no public name should have.
+struct PublicOnly;
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let public: Vec<SocketAddr> = found.filter(|addr| !is_private(addr.ip())).collect();
+            if public.is_empty() {
+                return Err("the name resolves to no public address; allow_private would let it".into());
+            }
+            Ok(Box::new(public.into_iter()) as Addrs)
+        })
     }
 }
 

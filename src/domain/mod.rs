@@ -1,5 +1,6 @@
 //! The pure core: state machines and arithmetic. Time (`now`) and randomness (`roll`) are arguments; nothing here does I/O.
 
+pub mod address;
 pub mod breaker;
 pub mod bucket;
 pub mod complexity;

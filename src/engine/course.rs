@@ -238,7 +238,7 @@ impl<'a> Course<'a> {
     async fn attempt(&self, mut attempt: Attempt, index: usize) -> End {
         let worker = &self.ctx.worker;
         let config = Arc::clone(&attempt.config);
-        let target = match self.cell(index).map(|c| worker.target(c.id, &config, fastrand::f64())) {
+        let target = match self.cell(index).map(|c| worker.target(c.id, &config, attempt.started(), fastrand::f64())) {
             Some(Ok(target)) => target,
             Some(Err(e)) => return failed(attempt, Outcome::ConnectFailed, &e, None),
             None => return failed(attempt, Outcome::ConnectFailed, "the endpoint is gone", None),
@@ -256,7 +256,11 @@ impl<'a> Course<'a> {
         };
         attempt.seen.http_status = response.status().as_u16();
         if !response.status().is_success() {
-            return self.error_status(attempt, response).await;
+            let end = self.error_status(attempt, response).await;
+            if let (End::Failed(Outcome::AuthFailed, _), Some(cell)) = (&end, self.cell(index)) {
+                worker.key_refused(cell.id, &target, clock::now());
+            }
+            return end;
         }
         let deadline = self.plan.deadline();
         let total = started.plus(config.timeouts.total);

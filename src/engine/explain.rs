@@ -21,7 +21,7 @@ use std::rc::Rc;
 pub async fn running(worker: &Rc<Worker>, caller: &Caller, hints: Hints, body: &[u8]) -> Result<Decision, ApiError> {
     let gateway = &worker.gateway;
     let understood = understand(&gateway.board.topology(), &gateway.config(), caller, hints, body)?;
-    let plan = understood.plan(worker, clock::now()).await?;
+    let plan = understood.look(worker, clock::now()).await?;
     Ok(Decision::of(&plan, understood.prompt_tokens))
 }
 

@@ -20,15 +20,20 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Prepared targets a worker keeps; beyond it all are prepared anew.
 const MAX_TARGETS: usize = 8192;
+/// How long a refused key is passed over while its provider has others.
+const KEY_REST: Duration = Duration::from_secs(300);
 
 /// Shared by the whole process.
 pub struct Gateway {
@@ -45,7 +50,8 @@ pub struct Gateway {
     /// Requests that wait for a full endpoint.
     pub waiting: AtomicU32,
     draining: AtomicBool,
-    /// Tells streams that their time is up.
+    /// The drain period is over; `stop` tells those that wait.
+    stopping: AtomicBool,
     stop: Notify,
     config_path: Option<PathBuf>,
     pub started: Ts,
@@ -89,6 +95,7 @@ impl Gateway {
             in_flight: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             draining: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             stop: Notify::new(),
             config_path,
             started: now,
@@ -119,17 +126,22 @@ impl Gateway {
 
     /// From now on readiness says no.
     pub fn drain(&self) {
-        self.draining.store(true, std::sync::atomic::Ordering::Release);
+        self.draining.store(true, Release);
     }
 
-    /// Ends the streams that still run, each with an error event.
-    pub fn stop_streams(&self) {
+    /// Ends what still runs: streams with an error event, requests without an answer with an error.
+    pub fn stop_running(&self) {
+        self.stopping.store(true, Release);
         self.stop.notify_waiters();
     }
 
-    /// Resolves when streams must end.
-    pub fn stopped(&self) -> impl Future<Output = ()> + '_ {
-        self.stop.notified()
+    /// Resolves when everything must end, at once if that was said before.
+    pub async fn stopped(&self) {
+        // In this order: who is told between the two lines is on the list already.
+        let told = self.stop.notified();
+        if !self.stopping.load(Acquire) {
+            told.await;
+        }
     }
 
     /// Reads the configuration file again and swaps it in; answers with what changed.
@@ -198,7 +210,14 @@ pub struct Worker {
 struct Prepared {
     config: Arc<EndpointConfig>,
     /// One for each of the provider's keys; one without a key when it has none.
-    keys: Vec<(u32, Rc<Target>)>,
+    keys: Vec<KeyTarget>,
+}
+
+struct KeyTarget {
+    weight: u32,
+    target: Rc<Target>,
+    /// The vendor refused this key a short time ago: others are used before it.
+    refused_until: Ts,
 }
 
 impl Worker {
@@ -209,42 +228,59 @@ impl Worker {
         Rc::new(Self { gateway, coordinator, upstream: Upstream::default(), targets: RefCell::default() })
     }
 
-    /// The prepared target of an endpoint; among several keys one by weight, `roll` in 0..1.
+    /// The prepared target of an endpoint; among several keys one by weight, `roll` in 0..1, those that the vendor refused last.
     ///
     /// # Errors
     /// Why none could be prepared.
-    pub fn target(&self, id: u32, config: &Arc<EndpointConfig>, roll: f64) -> Result<Rc<Target>, String> {
+    pub fn target(&self, id: u32, config: &Arc<EndpointConfig>, now: Ts, roll: f64) -> Result<Rc<Target>, String> {
         let mut targets = self.targets.borrow_mut();
         if targets.len() >= MAX_TARGETS {
             targets.clear();
         }
         let prepared = match targets.entry(id) {
-            std::collections::hash_map::Entry::Occupied(slot) if Arc::ptr_eq(&slot.get().config, config) => {
-                slot.into_mut()
-            }
+            Entry::Occupied(slot) if Arc::ptr_eq(&slot.get().config, config) => slot.into_mut(),
             slot => {
                 let prepared = Prepared { config: Arc::clone(config), keys: prepare(config)? };
                 slot.insert_entry(prepared).into_mut()
             }
         };
-        let total: u32 = prepared.keys.iter().map(|(weight, _)| *weight).sum();
-        let mut at = (f64::from(total) * roll) as u32;
-        for (weight, target) in &prepared.keys {
-            if at < *weight {
-                return Ok(Rc::clone(target));
-            }
-            at -= weight;
+        let taken = |k: &&KeyTarget| now >= k.refused_until;
+        let choose_from = |keys: &mut dyn Iterator<Item = &KeyTarget>| {
+            let keys: Vec<_> = keys.collect();
+            let total: u32 = keys.iter().map(|k| k.weight).sum();
+            let mut at = (f64::from(total) * roll) as u32;
+            let chosen = keys.iter().find(|k| {
+                let here = at < k.weight;
+                at = at.saturating_sub(k.weight);
+                here
+            });
+            chosen.or(keys.last()).map(|k| Rc::clone(&k.target))
+        };
+        if let [only] = &*prepared.keys {
+            return Ok(Rc::clone(&only.target));
         }
-        let last = prepared.keys.last().map(|(_, target)| Rc::clone(target));
-        last.ok_or_else(|| "the provider has no target".into())
+        let target = choose_from(&mut prepared.keys.iter().filter(taken));
+        target.or_else(|| choose_from(&mut prepared.keys.iter())).ok_or_else(|| "the provider has no target".into())
+    }
+
+    /// The vendor refused the key of this target: the provider's other keys are used for a while.
+    pub fn key_refused(&self, id: u32, target: &Rc<Target>, now: Ts) {
+        if let Some(prepared) = self.targets.borrow_mut().get_mut(&id)
+            && let Some(key) = prepared.keys.iter_mut().find(|k| Rc::ptr_eq(&k.target, target))
+        {
+            key.refused_until = now.plus(KEY_REST);
+        }
     }
 }
 
-fn prepare(config: &EndpointConfig) -> Result<Vec<(u32, Rc<Target>)>, String> {
+fn prepare(config: &EndpointConfig) -> Result<Vec<KeyTarget>, String> {
     let provider = &config.provider;
-    let target = |key: Option<&str>| Target::new(&provider.base_url, key, config.timeouts.connect).map(Rc::new);
+    let target = |weight, key: Option<&str>| {
+        let target = Target::new(&provider.base_url, key, config.timeouts.connect, provider.allow_private)?;
+        Ok(KeyTarget { weight, target: Rc::new(target), refused_until: Ts(0) })
+    };
     if provider.keys.is_empty() {
-        return Ok(vec![(1, target(None)?)]);
+        return Ok(vec![target(1, None)?]);
     }
-    provider.keys.iter().map(|k| Ok((k.weight, target(Some(k.key.expose()))?))).collect()
+    provider.keys.iter().map(|k| target(k.weight, Some(k.key.expose()))).collect()
 }

@@ -6,7 +6,6 @@ use crate::actors::messages::Probed;
 use crate::clock;
 use crate::config::model::EndpointConfig;
 use crate::dialects::upstream::{Target, Upstream};
-use crate::domain::outcome::Outcome;
 use crate::domain::settings::ProbeSettings;
 use crate::domain::time::Ts;
 use crate::engine::gateway::Gateway;
@@ -22,83 +21,113 @@ const KEY_CHECK: Duration = Duration::from_secs(5);
 const PROBE_TIME: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 16;
 
-/// What to ask.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ask {
-    /// Only whether the key is taken; an outage says nothing here.
-    Key,
-    Health,
+/// Something to ask a provider, and the endpoints that the answer speaks of.
+struct Errand {
+    config: Arc<EndpointConfig>,
+    /// Only whether the key is taken: an outage says nothing here.
+    key_only: bool,
+    cells: Vec<Arc<EndpointCell>>,
+}
+
+/// When what is asked next. Both maps hold only what exists.
+#[derive(Default)]
+struct Schedule {
+    /// By provider; a provider that has been asked and takes its key is not asked again.
+    keys: HashMap<Arc<str>, Ts>,
+    /// By endpoint.
+    probes: HashMap<u32, Ts>,
 }
 
 /// Probes for ever; dropped with its task.
 pub async fn run(gateway: Arc<Gateway>) {
-    let upstream = Upstream::default();
-    let mut due: HashMap<u32, Ts> = HashMap::new();
+    let upstream = &Upstream::default();
+    let mut schedule = Schedule::default();
     loop {
-        let now = clock::now();
-        let cells = gateway.board.topology().cells.clone();
-        due.retain(|id, _| cells.iter().any(|c| c.id == *id));
-        let mut asks = Vec::new();
-        for cell in cells {
-            let first = !due.contains_key(&cell.id);
-            if due.get(&cell.id).is_some_and(|at| now < *at) {
-                continue;
-            }
-            let config = cell.config();
-            let key_refused = cell.status.lock().auth_failed.is_some();
-            let (ask, every) = match &config.probe {
-                // The first look at a new endpoint, and every look at one whose key is refused, is at its key.
-                _ if first || key_refused => (Some(Ask::Key), TICK.max(if key_refused { KEY_CHECK } else { TICK })),
-                ProbeSettings::Off => (None, KEY_CHECK),
-                ProbeSettings::Path { interval, .. } | ProbeSettings::Models { interval } => {
-                    (Some(Ask::Health), *interval)
-                }
-            };
-            due.insert(cell.id, now.plus(every));
-            if let Some(ask) = ask {
-                asks.push((cell, config, ask));
-            }
-        }
-        let upstream = &upstream;
-        stream::iter(asks)
-            .for_each_concurrent(AT_ONCE, |(cell, config, ask)| async move {
-                let found = tokio::time::timeout(PROBE_TIME, probe(upstream, &config, ask)).await;
-                tell(&cell, ask, found.unwrap_or(Some(Probed::Failed)));
-            })
-            .await;
+        let errands = schedule.due(&gateway.board.topology().cells, clock::now());
+        let all = stream::iter(errands).for_each_concurrent(AT_ONCE, |errand| run_errand(upstream, errand));
+        all.await;
         tokio::time::sleep(TICK).await;
     }
 }
 
-/// Reports what was found, unless it says nothing.
-fn tell(cell: &EndpointCell, ask: Ask, found: Option<Probed>) {
-    let says_something = match (ask, found) {
-        (Ask::Key, Some(Probed::KeyRefused)) => true,
-        (Ask::Key, Some(Probed::Healthy)) => cell.status.lock().auth_failed.is_some(),
-        (Ask::Health, Some(_)) => true,
-        _ => false,
-    };
-    if let (true, Some(found), Some(actor)) = (says_something, found, cell.actor()) {
-        actor.do_send(found);
+impl Schedule {
+    /// What is to be asked now.
+    fn due(&mut self, cells: &[Arc<EndpointCell>], now: Ts) -> Vec<Errand> {
+        let mut providers: HashMap<Arc<str>, Vec<Arc<EndpointCell>>> = HashMap::new();
+        for cell in cells {
+            let config = cell.config();
+            if !config.provider.keys.is_empty() {
+                providers.entry(Arc::clone(&config.provider.name)).or_default().push(Arc::clone(cell));
+            }
+        }
+        self.keys.retain(|name, _| providers.contains_key(name));
+        self.probes.retain(|id, _| cells.iter().any(|c| c.id == *id));
+        let mut errands = Vec::new();
+        for (name, cells) in providers {
+            let refused = cells.iter().any(|c| c.status.lock().auth_failed.is_some());
+            let due = self.keys.get(&name).is_none_or(|last| refused && now >= last.plus(KEY_CHECK));
+            if let (true, Some(first)) = (due, cells.first()) {
+                self.keys.insert(name, now);
+                errands.push(Errand { config: first.config(), key_only: true, cells });
+            }
+        }
+        for cell in cells {
+            let config = cell.config();
+            let (ProbeSettings::Path { interval, .. } | ProbeSettings::Models { interval }) = &config.probe else {
+                continue;
+            };
+            if self.probes.get(&cell.id).is_none_or(|last| now >= last.plus(*interval)) {
+                self.probes.insert(cell.id, now);
+                errands.push(Errand { config, key_only: false, cells: vec![Arc::clone(cell)] });
+            }
+        }
+        errands
     }
 }
 
-/// `None`: nothing can be said, as the provider has no such address.
-async fn probe(upstream: &Upstream, config: &EndpointConfig, ask: Ask) -> Option<Probed> {
-    let key = config.provider.keys.first().map(|k| k.key.expose());
-    let target = Target::new(&config.provider.base_url, key, config.timeouts.connect).ok()?;
-    let url = match (&config.probe, ask) {
-        (ProbeSettings::Path { path, .. }, Ask::Health) => target.at_origin(path).ok()?,
-        _ => target.models_url().clone(),
+async fn run_errand(upstream: &Upstream, errand: Errand) {
+    let asked = tokio::time::timeout(PROBE_TIME, ask(upstream, &errand.config, errand.key_only)).await;
+    let found = asked.unwrap_or(Probed::Failed);
+    for cell in &errand.cells {
+        let says_something = match found {
+            _ if !errand.key_only => true,
+            Probed::KeyRefused => true,
+            Probed::Healthy => cell.status.lock().auth_failed.is_some(),
+            Probed::Failed => false,
+        };
+        if let (true, Some(actor)) = (says_something, cell.actor()) {
+            actor.do_send(found);
+        }
+    }
+}
+
+/// Asks with one key after the other until one is taken: the endpoint is out only when all are refused.
+async fn ask(upstream: &Upstream, config: &EndpointConfig, key_only: bool) -> Probed {
+    let mut found = Probed::Failed;
+    let keys = config.provider.keys.iter().map(|k| Some(k.key.expose()));
+    let keyless = config.provider.keys.is_empty().then_some(None);
+    for key in keys.chain(keyless) {
+        found = ask_with(upstream, config, key, key_only).await;
+        if found != Probed::KeyRefused {
+            break;
+        }
+    }
+    found
+}
+
+async fn ask_with(upstream: &Upstream, config: &EndpointConfig, key: Option<&str>, key_only: bool) -> Probed {
+    let EndpointConfig { provider, timeouts, probe, .. } = config;
+    let Ok(target) = Target::new(&provider.base_url, key, timeouts.connect, provider.allow_private) else {
+        return Probed::Failed;
     };
-    match upstream.get(&target, url).await {
-        Ok(response) => match response.status().as_u16() {
-            200..300 => Some(Probed::Healthy),
-            401..=403 => Some(Probed::KeyRefused),
-            404 | 405 if ask == Ask::Key => None,
-            _ => Some(Probed::Failed),
-        },
-        Err(e) if e.outcome == Outcome::Cancelled => None,
-        Err(_) => Some(Probed::Failed),
+    let url = match probe {
+        ProbeSettings::Path { path, .. } if !key_only => target.at_origin(path),
+        _ => Ok(target.models_url().clone()),
+    };
+    let Ok(url) = url else { return Probed::Failed };
+    match upstream.get(&target, url).await.map(|r| r.status().as_u16()) {
+        Ok(200..300) => Probed::Healthy,
+        Ok(401..=403) => Probed::KeyRefused,
+        _ => Probed::Failed,
     }
 }

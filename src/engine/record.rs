@@ -2,6 +2,7 @@
 //! answer here.
 
 use crate::actors::messages::Plan;
+use crate::domain::complexity::Classified;
 use crate::domain::ids::RequestId;
 use crate::domain::money::NanoUsd;
 use crate::domain::time::Wall;
@@ -50,8 +51,14 @@ pub struct Decision {
     /// The first candidate leads because nothing is known of it yet.
     #[serde(default)]
     pub explored: bool,
+    /// No open candidate is as good as the rule wants.
+    #[serde(default)]
+    pub floor_missed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub complexity: Option<String>,
+    /// What the complexity was judged by: points of each feature, their sum first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub complexity_points: Vec<(String, f32)>,
     pub prompt_tokens_estimate: u64,
     /// Best first.
     pub candidates: Vec<DecisionCandidate>,
@@ -136,12 +143,19 @@ impl Decision {
             strategy: plan.strategy.as_str().to_owned(),
             rule: plan.rule.map(str::to_owned),
             explored: plan.explored,
-            complexity: plan.complexity.map(|c| c.as_str().to_owned()),
+            complexity: plan.complexity.map(|c| c.complexity.as_str().to_owned()),
+            complexity_points: plan.complexity.map(|c| points(&c)).unwrap_or_default(),
+            floor_missed: plan.floor_missed,
             prompt_tokens_estimate: prompt_tokens,
             candidates: candidates.collect(),
             removed: removed.map(|r| DecisionRemoved { endpoint: name(r.index), reason: r.why.to_string() }).collect(),
         }
     }
+}
+
+fn points(judged: &Classified) -> Vec<(String, f32)> {
+    let features = judged.contributions.iter().map(|c| (c.feature.to_owned(), c.points));
+    std::iter::once(("score".to_owned(), judged.score)).chain(features).collect()
 }
 
 /// A finished request as it was kept: spelled out only when somebody asks.

@@ -6,7 +6,7 @@ use crate::domain::time::Ts;
 use crate::engine::access::Caller;
 use crate::engine::context::{CostState, Opening, RequestContext};
 use crate::engine::course::Course;
-use crate::engine::error::ApiError;
+use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Worker;
 use crate::engine::hints::Hints;
 use crate::engine::relay::Relay;
@@ -80,7 +80,13 @@ pub async fn chat(
     };
     ctx.decided(plan.clone());
     let course = Course::new(&ctx, &understood, plan);
-    course.run().await.map_err(|error| {
+    let result = tokio::select! {
+        biased;
+        result = course.run() => result,
+        () = gateway.stopped() => Err(ApiError::new(Code::NoEndpointAvailable, "the gateway is stopping")
+            .with_retry_after(Some(Duration::from_secs(1)))),
+    };
+    result.map_err(|error| {
         ctx.ended(error.code.as_str(), error.code.status());
         Failure { request_id: Some(id), error }
     })

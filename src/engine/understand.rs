@@ -4,7 +4,7 @@ use crate::actors::messages::{Plan, PlanRequest};
 use crate::actors::topology::{RouteTable, Topology};
 use crate::config::model::Config;
 use crate::dialects::openai::request::{BadRequest, ChatRequest};
-use crate::domain::complexity::{self, Complexity, PromptScan};
+use crate::domain::complexity::{self, Classified, PromptScan};
 use crate::domain::intelligent::IntelligentSettings;
 use crate::domain::strategy::StrategyKind;
 use crate::domain::time::Ts;
@@ -37,7 +37,7 @@ pub struct Understood<'a> {
     pub prompt_tokens: u64,
     /// Expected at most.
     pub completion_tokens: u64,
-    complexity: Option<Complexity>,
+    complexity: Option<Classified>,
 }
 
 /// Understands a request body; `hints` are those of its headers.
@@ -70,7 +70,7 @@ pub fn understand<'a>(
     Ok(Understood { request, hints, route, prompt_tokens, completion_tokens, complexity })
 }
 
-fn judge(request: &ChatRequest, settings: &IntelligentSettings) -> Complexity {
+fn judge(request: &ChatRequest, settings: &IntelligentSettings) -> Classified {
     let mut scan = PromptScan::new(settings);
     for message in &request.messages {
         if message.is_instruction() {
@@ -82,7 +82,7 @@ fn judge(request: &ChatRequest, settings: &IntelligentSettings) -> Complexity {
         }
         message.texts().for_each(|text| scan.feed(text));
     }
-    complexity::classify(&scan.finish(request.max_tokens), settings).complexity
+    complexity::classify(&scan.finish(request.max_tokens), settings)
 }
 
 impl Understood<'_> {
@@ -99,6 +99,7 @@ impl Understood<'_> {
             no_fallback: self.hints.no_fallback,
             complexity: self.complexity,
             config,
+            look_only: false,
         }
     }
 
@@ -107,8 +108,20 @@ impl Understood<'_> {
     /// # Errors
     /// 500 when it is gone.
     pub async fn plan(&self, worker: &Rc<Worker>, now: Ts) -> Result<Plan, ApiError> {
-        let request = self.plan_request(worker.gateway.config(), now);
-        let down = |_| ApiError::new(Code::Internal, "the coordinator does not answer");
-        worker.coordinator.send(request).await.map_err(down)
+        ask(worker, self.plan_request(worker.gateway.config(), now)).await
     }
+
+    /// The plan that [`Self::plan`] would give now, without anybody's turn being used up.
+    ///
+    /// # Errors
+    /// 500 when the Coordinator is gone.
+    pub async fn look(&self, worker: &Rc<Worker>, now: Ts) -> Result<Plan, ApiError> {
+        let request = self.plan_request(worker.gateway.config(), now);
+        ask(worker, PlanRequest { look_only: true, ..request }).await
+    }
+}
+
+async fn ask(worker: &Rc<Worker>, request: PlanRequest) -> Result<Plan, ApiError> {
+    let down = |_| ApiError::new(Code::Internal, "the coordinator does not answer");
+    worker.coordinator.send(request).await.map_err(down)
 }

@@ -128,6 +128,7 @@ async fn a_wrong_path_or_method_is_an_error_in_the_same_envelope() {
     ] {
         let answer = gateway.send(method, path, &[], "").await;
         assert!([404, 405].contains(&answer.status), "{method} {path}: {}", answer.status);
+        assert!(answer.text().contains("\"message\""), "{method} {path}: {} with {:?}", answer.status, answer.text());
         assert!(answer.json()["error"]["message"].is_string(), "{method} {path}");
     }
 }
@@ -144,9 +145,11 @@ async fn a_body_over_the_limit_is_413_and_its_memory_comes_back() {
     for _ in 0..6 {
         too_large(&gateway, &big).await;
     }
-    assert_eq!(a.calls(), 0);
+    assert_eq!(a.calls(), 1, "only the good one");
     gateway.chat(&chat_body("chat")).await.expect(200);
-    eventually(secs(10), "the memory is back", async || gateway.resident_kib() < before + 32 * 1024).await;
+    // The allocator may keep a body's worth for each of the two workers; twelve bodies' worth it may not.
+    let most = before + 48 * 1024;
+    eventually(secs(10), "the memory is back", async || gateway.resident_kib() < most).await;
 }
 
 #[tokio::test]
@@ -246,11 +249,14 @@ async fn what_is_no_http_is_refused_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_compressed_or_typeless_body_is_read_or_refused_but_never_misread() {
+async fn a_body_without_a_type_is_read_and_a_compressed_one_refused() {
+    const GZIP: [u8; 24] =
+        *b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\xae\x05\x00\x43\xbf\xa6\xa3\x02\x00\x00\x00\x00\x00";
     let a = Upstream::start();
     let gateway = start(&a).await;
-    let body = chat_body("chat").to_string();
-    gateway.send("POST", "/v1/chat/completions", &[], body.clone()).await.expect(200);
-    let answer = gateway.send("POST", "/v1/chat/completions", &[("content-encoding", "gzip")], body).await;
-    assert!([400, 415].contains(&answer.status), "{}", answer.text());
+    gateway.send("POST", "/v1/chat/completions", &[], chat_body("chat").to_string()).await.expect(200);
+    let headers = [("content-type", "application/json"), ("content-encoding", "gzip")];
+    let answer = gateway.send("POST", "/v1/chat/completions", &headers, GZIP.to_vec()).await;
+    assert!([400, 415].contains(&answer.status), "{} {}", answer.status, answer.text());
+    assert_eq!(a.calls(), 1);
 }

@@ -125,7 +125,7 @@ fn bad_usage_is_2_and_help_is_0() {
 fn a_configuration_that_is_not_there_is_2() {
     for command in ["serve", "check"] {
         let run = breakwater(&[command, "--config", "/nonexistent/config.yaml"], &[]).expect(2);
-        assert!(run.stderr.contains("/nonexistent/config.yaml"), "{run:?}");
+        assert!((run.stdout.clone() + &run.stderr).contains("/nonexistent/config.yaml"), "{run:?}");
     }
 }
 
@@ -136,6 +136,50 @@ fn serve_refuses_a_bad_configuration_with_2() {
     std::fs::write(&file, GOOD.replace("[a]", "[b]")).unwrap();
     let run = breakwater(&["serve", "--config", &file.display().to_string(), "--listen", "127.0.0.1:0"], &[]).expect(2);
     assert!(run.stderr.contains("config.yaml:11:"), "{run:?}");
+}
+
+#[test]
+fn an_open_gateway_may_not_listen_where_others_reach_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml");
+    std::fs::write(&file, GOOD).unwrap();
+    let run = breakwater(&["serve", "--config", &file.display().to_string(), "--listen", "0.0.0.0:0"], &[]).expect(2);
+    assert!(run.stderr.contains("open"), "{run:?}");
+    assert!(!folder.path().join("data").exists(), "nothing was made");
+}
+
+/// Every `breakwater WORD` in the code of README.md and docs/ is a command that exists.
+#[test]
+fn the_documentation_names_no_command_that_does_not_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let help = breakwater(&["--help"], &[]).expect(0).stdout;
+    let commands: Vec<&str> = help.lines().filter_map(|l| l.strip_prefix("  ")?.split(' ').next()).collect();
+    assert!(commands.contains(&"serve"), "{commands:?}");
+    let mut files = vec![root.join("README.md")];
+    files.extend(std::fs::read_dir(root.join("docs")).unwrap().map(|e| e.unwrap().path()));
+    let mut found = 0;
+    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "md")) {
+        let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let mut in_code = false;
+        for line in text.lines() {
+            if line.trim_start().starts_with("```") {
+                in_code = !in_code;
+            }
+            let starts: Vec<&str> = if in_code {
+                line.trim_start().trim_start_matches("$ ").strip_prefix("breakwater ").into_iter().collect()
+            } else {
+                line.split("`breakwater ").skip(1).collect()
+            };
+            for rest in starts {
+                let word = rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next().unwrap_or_default();
+                if word.starts_with(|c: char| c.is_ascii_lowercase()) {
+                    found += 1;
+                    assert!(commands.contains(&word), "{}: `breakwater {word}`: {line}", file.display());
+                }
+            }
+        }
+    }
+    assert!(found > 0, "the documentation names no command at all");
 }
 
 #[tokio::test]

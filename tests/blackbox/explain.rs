@@ -46,7 +46,8 @@ async fn explain_answers_with_the_decision_and_sends_nothing() {
 
 #[tokio::test]
 async fn explain_says_what_removed_a_candidate() {
-    let Two { gateway, .. } = two().await;
+    let two = two().await;
+    let gateway = &two.gateway;
     gateway.admin("POST", "/admin/endpoints/a/trip", Some(&json!({"reason": "drill"}))).await.expect(200);
     let decision = gateway.post("/v1/explain", &chat_body("chat")).await.expect(200).json();
     let text = decision.to_string();
@@ -56,7 +57,8 @@ async fn explain_says_what_removed_a_candidate() {
 
 #[tokio::test]
 async fn explain_refuses_what_a_request_would_be_refused_for() {
-    let Two { gateway, .. } = two().await;
+    let two = two().await;
+    let gateway = &two.gateway;
     gateway.post("/v1/explain", &chat_body("nobody")).await.expect_error(404, "model_not_found");
     gateway.post("/v1/explain", &json!({"model": "chat"})).await.expect_error(400, "invalid_request");
 }
@@ -71,7 +73,7 @@ async fn an_operator_can_ask_as_well() {
 
 #[tokio::test]
 async fn what_became_of_a_request_can_be_asked() {
-    let Two { a, gateway, .. } = two().await;
+    let Two { a, b: _b, gateway } = two().await;
     a.once(Reply::status(500));
     let answer = gateway.chat(&chat_body("chat")).await;
     let id = answer.expect(200).need("x-breakwater-request-id").to_owned();
@@ -111,7 +113,8 @@ async fn another_keys_request_is_not_found() {
 
 #[tokio::test]
 async fn models_lists_what_can_be_asked_for() {
-    let Two { gateway, .. } = two().await;
+    let two = two().await;
+    let gateway = &two.gateway;
     let list = gateway.get("/v1/models").await.expect(200).json();
     assert_eq!(list["object"], "list");
     let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap().to_owned()).collect();
@@ -128,11 +131,31 @@ async fn models_lists_what_can_be_asked_for() {
 
 #[tokio::test]
 async fn the_command_line_explains_a_running_and_a_stopped_gateway() {
-    let Two { mut gateway, .. } = two().await;
+    let Two { a: _a, b: _b, mut gateway } = two().await;
     let running = gateway.run_by_url(&["explain", "--model", "chat"]).expect(0);
     assert!(running.stdout.contains('a') && running.stdout.contains("cost_based"), "{}", running.stdout);
     gateway.run_by_url(&["explain", "--model", "nobody"]).expect(1);
     gateway.kill();
     let stopped = gateway.run(&["explain", "--model", "chat"]).expect(0);
     assert!(stopped.stdout.contains("cost_based"), "{}", stopped.stdout);
+}
+
+#[tokio::test]
+async fn every_address_of_the_api_description_is_served() {
+    let a = Upstream::start();
+    let gateway = Gateway::start(&Setup::single(&a)).await;
+    let described = gateway.get("/openapi.json").await.expect(200).json();
+    let paths = described["paths"].as_object().expect("paths");
+    assert!(paths.len() > 20, "{} paths", paths.len());
+    for (path, methods) in paths {
+        let path = path.replace("{id}", "unknown").replace("{name}", "unknown").replace("{request_id}", "unknown");
+        for method in methods.as_object().expect("methods").keys() {
+            let answer = gateway.send(&method.to_uppercase(), &path, &[], "").await;
+            let code = if answer.status < 400 { String::new() } else { answer.json()["error"]["code"].to_string() };
+            assert_ne!(answer.status, 405, "{method} {path}");
+            // What is served but not there says which thing is missing; nothing served says only that.
+            let nowhere = answer.status == 404 && answer.text().contains("nothing is served");
+            assert!(!nowhere, "{method} {path}: {code}");
+        }
+    }
 }

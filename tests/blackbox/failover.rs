@@ -214,13 +214,23 @@ async fn when_all_fail_the_answer_lists_the_attempts() {
 }
 
 #[tokio::test]
-async fn no_fallback_and_one_attempt_mean_one_call() {
-    for hint in [("x-breakwater-no-fallback", "true"), ("x-breakwater-max-attempts", "1")] {
-        let (a, b) = (Upstream::start_with(Reply::status(500)), Upstream::start());
-        let gateway = Gateway::start(&Setup::pair(&a, &b, &[])).await;
-        gateway.chat_with(&[hint], &chat_body("chat")).await.expect_error(502, "upstream_failed");
-        assert_eq!((a.calls(), b.calls()), (1, 0), "{hint:?}");
-    }
+async fn one_attempt_means_one_call() {
+    let (a, b) = (Upstream::start_with(Reply::status(500)), Upstream::start());
+    let gateway = Gateway::start(&Setup::pair(&a, &b, &[])).await;
+    let hint = [("x-breakwater-max-attempts", "1")];
+    gateway.chat_with(&hint, &chat_body("chat")).await.expect_error(502, "upstream_failed");
+    assert_eq!((a.calls(), b.calls()), (1, 0));
+}
+
+#[tokio::test]
+async fn no_fallback_means_no_other_endpoint() {
+    let (a, b) = (Upstream::start_with(Reply::status(500)), Upstream::start());
+    let gateway = Gateway::start(&Setup::pair(&a, &b, &[])).await;
+    let hint = [("x-breakwater-no-fallback", "true")];
+    gateway.chat_with(&hint, &chat_body("chat")).await.expect_error(502, "upstream_failed");
+    assert_eq!((a.calls(), b.calls()), (1, 0), "the first candidate, asked once");
+    a.set(Reply::Completion);
+    assert_eq!(gateway.chat_with(&hint, &chat_body("b")).await.expect(200).need("x-breakwater-endpoint"), "b");
 }
 
 #[tokio::test]
@@ -238,9 +248,9 @@ async fn a_bad_event_after_content_never_looks_like_a_good_end() {
     let started = text_event("All ") + &text_event("is ");
     let faults = [
         Reply::CutEvents(started.clone()),
-        Reply::Events(started.clone()),
-        Reply::Events(format!("{started}data: {}\n\n", error_body("the server had an error"))),
-        Reply::Events(format!("{started}data: {{\n\n")),
+        Reply::Paced(started.clone()),
+        Reply::Paced(format!("{started}data: {}\n\n", error_body("the server had an error"))),
+        Reply::Paced(format!("{started}data: {{\n\n")),
     ];
     for fault in faults {
         let (a, b) = (Upstream::start_with(fault.clone()), Upstream::start());

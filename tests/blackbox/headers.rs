@@ -144,10 +144,11 @@ async fn both_ways(hint: &str, value: Value, check: impl AsyncFn(&Gateway, &crat
     for way in ["header", "body"] {
         let (a, b) = (Upstream::start(), Upstream::start());
         let setup = Setup::new()
-            .endpoint("a", &a, &["price: {input: 0.10, output: 0.10}", "quality: 0.2"])
+            .endpoint("a", &a, &["price: {input: 0.10, output: 0.10}", "quality: 0.6"])
             .endpoint("b", &b, &["price: {input: 50, output: 50}", "quality: 0.9"])
             .route("chat", "cost_based", &["a", "b"], &[])
-            .route("good", "best_quality", &["a", "b"], &[]);
+            .route("good", "best_quality", &["a", "b"], &[])
+            .route("auto", "intelligent", &["a", "b"], &[]);
         let gateway = Gateway::start(&setup).await;
         let mut body = chat_body("good");
         let answer = if way == "header" {
@@ -169,6 +170,19 @@ async fn the_strategy_hint_works_as_header_and_in_the_body() {
         assert_eq!(answer.expect(200).need("x-breakwater-endpoint"), "a", "{way}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_tier_hint_works_as_header_and_in_the_body() {
+    for (tier, endpoint) in [("free", "a"), ("premium", "b")] {
+        both_ways("tier", json!(tier), async |gateway, answer, way| {
+            answer.expect(200);
+            let mut body = chat_body("auto");
+            body["breakwater"] = json!({ "tier": tier });
+            assert_eq!(gateway.chat(&body).await.expect(200).need("x-breakwater-endpoint"), endpoint, "{way} {tier}");
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -104,7 +104,7 @@ async fn the_command_line_makes_lists_and_revokes_keys_of_a_stopped_gateway() {
     let a = Upstream::start();
     let mut gateway = start(&a).await;
     gateway.kill();
-    let create = ["key", "create", "--name", "offline", "--model", "chat", "--rpm", "600", "--format", "json"];
+    let create = ["key", "create", "--name", "offline", "--models", "chat", "--rpm", "600", "--format", "json"];
     let (id, secret) = made(&gateway.run(&create).expect(0).stdout);
     let list = gateway.run(&["key", "list", "--format", "json"]).expect(0).stdout;
     assert!(list.contains(&id) && list.contains("offline") && !list.contains(&secret), "{list}");

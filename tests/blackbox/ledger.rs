@@ -1,7 +1,7 @@
 //! The ledger: a row for every attempt, sums that agree to the nano-dollar, exports that can be checked alone.
 
 use crate::support::ledger::{COLUMNS, Row, cost, read_csv};
-use crate::support::{Gateway, Reply, Setup, Upstream, chat_body, eventually, secs, stream_body};
+use crate::support::{Gateway, Reply, Setup, Upstream, breakwater, chat_body, eventually, secs, stream_body};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -180,7 +180,7 @@ async fn an_export_verifies_and_any_change_to_it_is_found() {
         let path = file.display().to_string();
         let verify = |text: &str| {
             std::fs::write(&file, text).unwrap();
-            gateway.run(&["ledger", "verify", "--file", &path])
+            breakwater(&["ledger", "verify", "--file", &path], &[])
         };
         verify(&text).expect(0);
         let lines: Vec<&str> = text.lines().collect();
@@ -199,7 +199,7 @@ async fn an_export_verifies_and_any_change_to_it_is_found() {
         assert!(text.contains(cost), "{}", lines[1]);
         verify(&text.replacen(cost, &cost.replace("11050", "11051"), 1)).expect(3);
     }
-    let missing = gateway.run(&["ledger", "verify", "--file", "/nonexistent/export.csv"]);
+    let missing = breakwater(&["ledger", "verify", "--file", "/nonexistent/export.csv"], &[]);
     assert!([1, 2].contains(&missing.code), "{missing:?}");
 }
 

@@ -1,7 +1,7 @@
 //! What a kill -9 leaves behind is what the next start goes on from.
 
 use crate::support::ledger::cost;
-use crate::support::{Gateway, Reply, Setup, Upstream, breakwater, chat_body, eventually, ms, secs};
+use crate::support::{Gateway, Reply, Setup, Upstream, breakwater, chat_body, eventually, ms, seconds, secs};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -17,10 +17,14 @@ async fn a_killed_gateway_goes_on_where_it_was() {
         .route("chat", "priority", &["a", "b"], &[])
         .route("tripped", "priority", &["c", "b"], &[]);
     let mut gateway = Gateway::start(&setup).await;
-    for _ in 0..30 {
-        gateway.chat(&chat_body("chat")).await.expect(200);
-    }
+    let send = async |n: usize| {
+        for _ in 0..n {
+            gateway.chat(&chat_body("chat")).await.expect(200);
+        }
+    };
+    send(5).await;
     gateway.wait_breaker("a", "open", secs(2)).await;
+    send(25).await;
     gateway.admin("POST", "/admin/endpoints/c/trip", Some(&json!({"reason": "drill"}))).await.expect(200);
     let rows = gateway.wait_rows(35).await;
     let since = Instant::now();
@@ -57,11 +61,6 @@ async fn a_killed_gateway_goes_on_where_it_was() {
     eventually(secs(5), "the histogram goes on from before", async || count(&gateway.endpoint("b").await) == 50).await;
     gateway.kill();
     gateway.run(&["ledger", "verify"]).expect(0);
-}
-
-fn seconds(rfc3339: &str) -> f64 {
-    let at = rfc3339.parse::<jiff::Timestamp>().unwrap_or_else(|e| panic!("{e}: {rfc3339}"));
-    at.as_duration().as_secs_f64()
 }
 
 #[tokio::test]

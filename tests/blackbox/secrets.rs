@@ -1,7 +1,7 @@
 //! Secrets and prompts: marker texts go in at every door, and come out at none.
 
 use crate::support::upstream::{error_body, text_event};
-use crate::support::{ADMIN_TOKEN, Gateway, Reply, Setup, Upstream, chat_body, eventually, secs, stream_body};
+use crate::support::{ADMIN_TOKEN, Gateway, Reply, Setup, Upstream, chat_body, eventually, ms, secs, stream_body};
 use serde_json::json;
 use std::path::Path;
 
@@ -38,6 +38,9 @@ async fn no_secret_and_no_prompt_is_found_anywhere() {
     let secret = key["secret"].as_str().unwrap().to_owned();
     let bearer = format!("Bearer {secret}");
     let mut told = vec![];
+    let token = format!("Bearer {ADMIN_TOKEN}");
+    let mut events =
+        reqwest::Client::new().get(gateway.url("/admin/events")).header("authorization", &token).send().await.unwrap();
 
     let mut body = chat_body("chat");
     body["messages"][0]["content"] = PROMPT.into();
@@ -71,6 +74,13 @@ async fn no_secret_and_no_prompt_is_found_anywhere() {
     told.push(gateway.chat_with(&hints, &body).await.text());
     told.push(gateway.chat_with(&[("authorization", &format!("Bearer {secret}-wrong"))], &stream).await.text());
 
+    let mut seen = String::new();
+    while let Ok(Ok(Some(piece))) = tokio::time::timeout(ms(500), events.chunk()).await {
+        seen += &String::from_utf8_lossy(&piece);
+    }
+    assert!(seen.contains("data:"), "there are events to look at");
+    told.push(seen);
+    drop(events);
     for path in [
         "/admin/endpoints",
         "/admin/keys",

@@ -64,7 +64,8 @@ pub struct Sse {
 impl Sse {
     pub fn read(text: &str) -> Self {
         let mut sse = Self::default();
-        for line in text.lines() {
+        // A stream may begin with a byte order mark.
+        for line in text.trim_start_matches('\u{feff}').lines() {
             if let Some(comment) = line.strip_prefix(':') {
                 sse.comments.push(comment.trim().to_owned());
             } else if let Some(data) = line.strip_prefix("data:") {
@@ -106,8 +107,11 @@ impl Sse {
     }
 }
 
+/// What tests ask, unless they care.
+pub const PROMPT: &str = "Say that all is well.";
+
 pub fn chat_body(model: &str) -> Value {
-    json!({"model": model, "messages": [{"role": "user", "content": "Say that all is well."}]})
+    json!({"model": model, "messages": [{"role": "user", "content": PROMPT}]})
 }
 
 pub fn stream_body(model: &str) -> Value {

@@ -2,7 +2,8 @@
 //! store; and every other subcommand, run to its end.
 
 use super::client::Answer;
-use super::setup::Setup;
+use super::client::PROMPT;
+use super::setup::{Setup, UPSTREAM_KEY};
 use super::{eventually, ms, secs};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
@@ -41,8 +42,16 @@ pub fn binary() -> String {
     std::env::var("BREAKWATER_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_breakwater").to_owned())
 }
 
-fn command(args: &[&str], env: &[(String, String)]) -> Command {
-    let mut command = Command::new(binary());
+fn command(args: &[&str], env: &[(String, String)], wrapper: &[String]) -> Command {
+    let binary = binary();
+    let mut command = match wrapper {
+        [] => Command::new(&binary),
+        [program, rest @ ..] => {
+            let mut wrapped = Command::new(program);
+            wrapped.args(rest).arg(&binary);
+            wrapped
+        }
+    };
     command.args(args).env_remove("RUST_LOG").env("BREAKWATER_ADMIN_TOKEN", ADMIN_TOKEN);
     for (name, value) in env {
         // An empty value stands for a variable that is not there.
@@ -58,7 +67,7 @@ fn command(args: &[&str], env: &[(String, String)]) -> Command {
 
 /// Runs the binary to its end.
 pub fn breakwater(args: &[&str], env: &[(String, String)]) -> Run {
-    let output = command(args, env).output().expect("the binary runs");
+    let output = command(args, env, &[]).output().expect("the binary runs");
     Run {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -74,6 +83,7 @@ pub struct Gateway {
     log: Arc<Mutex<String>>,
     folder: tempfile::TempDir,
     env: Vec<(String, String)>,
+    wrapper: Vec<String>,
     client: reqwest::Client,
 }
 
@@ -85,10 +95,10 @@ impl Gateway {
         // reqwest is built without a default TLS provider; a second installation is refused and does no harm.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().timeout(secs(60)).build().unwrap();
-        let env = setup.environment();
+        let (env, wrapper) = (setup.environment(), setup.wrapper().to_vec());
         let log = Arc::default();
-        let (child, base) = spawn(&folder, &env, &log);
-        let gateway = Self { child, base, log, folder, env, client };
+        let (child, base) = spawn(&folder, &env, &wrapper, &log);
+        let gateway = Self { child, base, log, folder, env, wrapper, client };
         gateway.wait_ready().await;
         gateway
     }
@@ -103,7 +113,7 @@ impl Gateway {
     /// Starts again on the same folder, after the former process has ended.
     pub async fn start_again(&mut self) {
         assert!(self.child.try_wait().unwrap().is_some(), "the former process has ended");
-        (self.child, self.base) = spawn(&self.folder, &self.env, &self.log);
+        (self.child, self.base) = spawn(&self.folder, &self.env, &self.wrapper, &self.log);
         self.wait_ready().await;
     }
 
@@ -143,6 +153,18 @@ impl Gateway {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Whatever a test was about: neither log nor store may hold a secret or the prompt that all tests send.
+    fn assert_discreet(&self) {
+        let markers = [ADMIN_TOKEN, UPSTREAM_KEY, PROMPT];
+        let mut texts = vec![("the log".to_owned(), self.log())];
+        read_all(&self.store(), &mut texts);
+        for (place, text) in texts {
+            for marker in markers {
+                assert!(!text.contains(marker), "`{marker}` is found in {place}");
+            }
+        }
+    }
+
     /// Runs another subcommand with this gateway's configuration file and environment.
     pub fn run(&self, args: &[&str]) -> Run {
         let config = self.config().display().to_string();
@@ -177,6 +199,11 @@ impl Gateway {
     /// Everything that every process of this gateway wrote to stdout and stderr.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// The running process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Resident memory, KiB.
@@ -287,6 +314,20 @@ impl Drop for Gateway {
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("--- what the gateway wrote ---\n{}", self.log());
+        } else {
+            self.assert_discreet();
+        }
+    }
+}
+
+/// The readable part of every file below a folder.
+fn read_all(folder: &Path, texts: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            read_all(&path, texts);
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            texts.push((path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned()));
         }
     }
 }
@@ -296,9 +337,15 @@ fn config_path(folder: &tempfile::TempDir) -> PathBuf {
 }
 
 /// Starts `serve` and reads from its first line where it listens.
-fn spawn(folder: &tempfile::TempDir, env: &[(String, String)], log: &Arc<Mutex<String>>) -> (Child, String) {
+fn spawn(
+    folder: &tempfile::TempDir,
+    env: &[(String, String)],
+    wrapper: &[String],
+    log: &Arc<Mutex<String>>,
+) -> (Child, String) {
     let config = config_path(folder).display().to_string();
-    let mut child = command(&["serve", "--config", &config, "--listen", "127.0.0.1:0"], env)
+    let mut child = command(&["serve", "--config", &config, "--listen", "127.0.0.1:0"], env, wrapper)
+        .env("STORE", folder.path().join("state"))
         .current_dir(folder.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -4,6 +4,8 @@
 //! Rules: every test has its own ports and its own folder; nothing is waited for with a fixed sleep but with [`eventually`];
 //! a process that a test started ends with the test.
 
+#![allow(dead_code, unused_imports, reason = "shared by several test programs; not every part is needed in each")]
+
 pub mod client;
 pub mod gateway;
 pub mod ledger;
@@ -24,6 +26,13 @@ pub async fn eventually(limit: Duration, what: &str, mut check: impl AsyncFnMut(
         assert!(Instant::now() < until, "after {limit:?} it still does not hold that {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Seconds since the epoch of an RFC 3339 time.
+#[track_caller]
+pub fn seconds(rfc3339: &str) -> f64 {
+    let at = rfc3339.parse::<jiff::Timestamp>().unwrap_or_else(|e| panic!("{e}: {rfc3339}"));
+    at.as_duration().as_secs_f64()
 }
 
 pub const fn ms(n: u64) -> Duration {

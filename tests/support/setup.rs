@@ -3,11 +3,16 @@
 use super::upstream::Upstream;
 use std::fmt::Write;
 
+/// What the keys of providers begin with.
+pub const UPSTREAM_KEY: &str = "sk-upstream-";
+
 #[derive(Clone)]
 struct Endpoint {
     name: String,
     base_url: String,
     key: String,
+    /// A second key of the same provider.
+    spare_key: Option<String>,
     settings: Vec<String>,
 }
 
@@ -27,6 +32,7 @@ pub struct Setup {
     endpoints: Vec<Endpoint>,
     routes: Vec<Route>,
     pub env: Vec<(String, String)>,
+    wrapper: Vec<String>,
 }
 
 impl Setup {
@@ -38,6 +44,7 @@ impl Setup {
             endpoints: vec![],
             routes: vec![],
             env: vec![],
+            wrapper: vec![],
         }
     }
 
@@ -78,14 +85,21 @@ impl Setup {
         if !settings.iter().any(|s| s.starts_with("price:")) {
             settings.push("price: {input: 1.00, output: 2.00}".into());
         }
-        let key = format!("sk-upstream-{name}");
-        self.endpoints.push(Endpoint { name: name.into(), base_url: base_url.into(), key, settings });
+        let key = format!("{UPSTREAM_KEY}{name}");
+        self.endpoints.push(Endpoint { name: name.into(), base_url: base_url.into(), key, spare_key: None, settings });
         self
     }
 
     /// The key that the provider of `endpoint` is configured with.
     pub fn upstream_key(mut self, endpoint: &str, key: &str) -> Self {
         self.endpoints.iter_mut().find(|e| e.name == endpoint).expect("an endpoint of that name").key = key.into();
+        self
+    }
+
+    /// A second key that the provider of `endpoint` has.
+    pub fn spare_key(mut self, endpoint: &str, key: &str) -> Self {
+        let found = self.endpoints.iter_mut().find(|e| e.name == endpoint);
+        found.expect("an endpoint of that name").spare_key = Some(key.into());
         self
     }
 
@@ -103,6 +117,18 @@ impl Setup {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
+    }
+
+    /// A shell line that runs before the gateway, in the process that becomes it: limits, mounts, traps. `$STORE` is the store's
+    /// folder, which does not exist yet.
+    pub fn before(mut self, shell: &str) -> Self {
+        self.wrapper = ["sh", "-ec", &format!("{shell}\nexec \"$@\""), "sh"].map(str::to_owned).to_vec();
+        self
+    }
+
+    /// What the binary is started through; empty: nothing.
+    pub fn wrapper(&self) -> &[String] {
+        &self.wrapper
     }
 
     /// The environment that the configuration refers to.
@@ -123,14 +149,13 @@ impl Setup {
         lines(&mut y, "  ", &self.store);
         y += "providers:\n";
         for e in &self.endpoints {
-            writeln!(
-                y,
-                "  p-{0}: {{dialect: openai, base_url: \"{1}\", api_key: \"${{{2}}}\", allow_private: true}}",
-                e.name,
-                e.base_url,
-                variable(&e.name)
-            )
-            .unwrap();
+            let key = format!("\"${{{}}}\"", variable(&e.name));
+            let keys = match &e.spare_key {
+                None => format!("api_key: {key}"),
+                Some(spare) => format!("api_keys: [{{key: {key}}}, {{key: \"{spare}\"}}]"),
+            };
+            let (name, url) = (&e.name, &e.base_url);
+            writeln!(y, "  p-{name}: {{dialect: openai, base_url: \"{url}\", {keys}, allow_private: true}}").unwrap();
         }
         y += "endpoints:\n";
         for e in &self.endpoints {

@@ -33,10 +33,14 @@ pub enum Reply {
     Body { content_type: &'static str, body: Vec<u8> },
     /// A 200 event stream with these exact bytes, closed as a whole.
     Events(String),
+    /// As [`Reply::Events`], but each event leaves 50 ms after the one before.
+    Paced(String),
     /// A 200 event stream with these bytes, then the connection is cut within a chunk.
     CutEvents(String),
     /// A 200 event stream with these bytes, then silence until the caller goes.
     SilentAfter(String),
+    /// A 200 with a JSON body that never ends.
+    Endless,
     /// Reads the request and never answers.
     Hang,
     /// Reads the request and closes the connection without an answer.
@@ -89,6 +93,7 @@ struct Shared {
     calls: AtomicUsize,
     running: AtomicUsize,
     hang_ups: AtomicUsize,
+    connections: AtomicUsize,
     stopped: AtomicBool,
     keep_bodies: AtomicBool,
 }
@@ -114,6 +119,7 @@ impl Upstream {
             calls: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             hang_ups: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             keep_bodies: AtomicBool::new(true),
         });
@@ -157,6 +163,11 @@ impl Upstream {
         self.shared.hang_ups.load(Ordering::SeqCst)
     }
 
+    /// Connections so far, whatever came over them.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
     /// Every request but for probes, oldest first.
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().clone()
@@ -198,6 +209,7 @@ fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 return;
             }
             if let Ok(connection) = connection {
+                shared.connections.fetch_add(1, Ordering::SeqCst);
                 let shared = Arc::clone(&shared);
                 std::thread::spawn(move || converse(connection, &shared));
             }
@@ -274,6 +286,7 @@ fn answer(to: &mut TcpStream, shared: &Shared, seen: &Seen, reply: &Reply, numbe
         }
         Reply::Hang => return stay(to, shared, Duration::from_secs(120)).unwrap_or(End::Close),
         Reply::Close => return End::Close,
+        Reply::Endless => return endless(to, shared),
         Reply::Trickle { words, gap } if streamed => return trickle(to, shared, *words, *gap),
         Reply::CutEvents(text) => {
             let _ = write_chunked_head(to);
@@ -282,6 +295,7 @@ fn answer(to: &mut TcpStream, shared: &Shared, seen: &Seen, reply: &Reply, numbe
             let _ = to.shutdown(std::net::Shutdown::Both);
             return End::Close;
         }
+        Reply::Paced(text) => return pace(to, shared, text),
         Reply::SilentAfter(text) => {
             let _ = write_chunked_head(to).and_then(|()| write_chunk(to, text));
             return stay(to, shared, Duration::from_secs(120)).unwrap_or(End::Close);
@@ -345,6 +359,35 @@ fn stream_event(n: usize) -> String {
         n if n <= WORDS.len() => text_event(WORDS[n - 1]),
         _ => closing_events(),
     }
+}
+
+/// Writes until the caller has had enough.
+fn endless(to: &mut TcpStream, shared: &Shared) -> End {
+    let piece = [b'x'; 64 * 1024];
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{\"choices\":[{\"text\":\"";
+    let mut written = to.write_all(head.as_bytes());
+    while written.is_ok() {
+        if shared.stopped.load(Ordering::SeqCst) {
+            return End::Close;
+        }
+        written = to.write_all(&piece);
+    }
+    End::CallerLeft
+}
+
+fn pace(to: &mut TcpStream, shared: &Shared, text: &str) -> End {
+    let mut written = write_chunked_head(to);
+    for event in text.split_inclusive("\n\n") {
+        written = written.and_then(|()| write_chunk(to, event));
+        if written.is_err() {
+            return End::CallerLeft;
+        }
+        if let Some(end) = stay(to, shared, ms(50)) {
+            return end;
+        }
+    }
+    if written.and_then(|()| end_chunks(to)).is_ok() { End::KeepAlive } else { End::CallerLeft }
 }
 
 fn trickle(to: &mut TcpStream, shared: &Shared, words: usize, gap: Duration) -> End {
