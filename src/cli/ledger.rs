@@ -4,6 +4,7 @@
 //! ends `verify` in exit code 3.
 
 mod accounts;
+mod export;
 
 use super::download::Download;
 use super::output::{Output, Progress};
@@ -12,14 +13,12 @@ use super::{Exit, say};
 use crate::domain::report::Report;
 use crate::domain::sums::{GroupBy, TimeRange};
 use crate::domain::time::Wall;
-use crate::store::export::{RowFormat, RowWriter};
-use crate::store::import::read_rows;
+use crate::store::import::{open_rows, read_rows};
 use crate::store::{ChainCheck, Fault, VerifyReport};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-const REPORTED_FAULTS: u64 = 10;
 const ROWS_A_STEP: u64 = 4_096;
 
 #[derive(Debug, clap::Args)]
@@ -31,7 +30,7 @@ pub struct LedgerArgs {
 #[derive(Debug, clap::Subcommand)]
 enum LedgerCommand {
     /// Write the rows of a time range.
-    Export(ExportArgs),
+    Export(export::ExportArgs),
     /// Sum up requests, success, latency, tokens and cost.
     Report(ReportArgs),
     /// What the same tokens would have cost on one endpoint or model.
@@ -63,41 +62,6 @@ impl Span {
 
     fn query(&self) -> [(&'static str, Option<String>); 2] {
         [("from", self.from.map(Wall::to_rfc3339)), ("to", self.to.map(Wall::to_rfc3339))]
-    }
-}
-
-#[derive(Debug, clap::Args)]
-struct ExportArgs {
-    #[command(flatten)]
-    place: Place,
-    #[command(flatten)]
-    span: Span,
-    #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
-    format: ExportFormat,
-    /// Left out: stdout. A file appears when it is complete.
-    #[arg(long, value_name = "FILE")]
-    output: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum ExportFormat {
-    Csv,
-    Jsonl,
-}
-
-impl ExportFormat {
-    fn of_rows(self) -> RowFormat {
-        match self {
-            Self::Csv => RowFormat::Csv,
-            Self::Jsonl => RowFormat::Jsonl,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Csv => "csv",
-            Self::Jsonl => "jsonl",
-        }
     }
 }
 
@@ -148,7 +112,7 @@ enum VerifyFormat {
 #[must_use]
 pub fn run(args: &LedgerArgs) -> Exit {
     let ended = match &args.command {
-        LedgerCommand::Export(args) => export(args),
+        LedgerCommand::Export(args) => export::export(args),
         LedgerCommand::Report(args) => report(args),
         LedgerCommand::Savings(args) => accounts::savings(args),
         LedgerCommand::Verify(args) => verify(args),
@@ -162,71 +126,8 @@ fn failed(why: impl std::fmt::Display) -> Exit {
     Exit::Failed
 }
 
-fn export(args: &ExportArgs) -> Result<Exit, Exit> {
-    let range = args.span.range()?;
-    if let Some(url) = &args.place.url {
-        let [from, to] = args.span.query();
-        let query = [from, to, ("format", Some(args.format.name().to_owned()))];
-        let body = Download::get(url, "/admin/ledger/export", &query, args.place.token.as_deref()).map_err(failed)?;
-        let mut output = Output::open(args.output.as_deref()).map_err(failed)?;
-        return match copy(body, &mut output) {
-            Ok(()) => output.finish().map(|()| Exit::Done).map_err(failed),
-            Err(e) if is_broken_pipe(&e) => Ok(Exit::Done),
-            Err(e) => Err(failed(format!("the export broke off: {e}"))),
-        };
-    }
-    let store = args.place.open(Purpose::Read)?;
-    let rows = store.reader().rows(range).map_err(|e| place::failed(&e))?;
-    let mut output = Output::open(args.output.as_deref()).map_err(failed)?;
-    let (mut writer, mut buffer) = (RowWriter::new(args.format.of_rows()), Vec::new());
-    let (mut progress, mut count, mut unread) = (Progress::new("rows"), 0_u64, 0_u64);
-    writer.head(&mut buffer);
-    for row in rows {
-        match row {
-            Ok(row) => writer.row(&row, &mut buffer),
-            Err(error) => {
-                unread += 1;
-                if unread <= REPORTED_FAULTS {
-                    say(&error.to_string());
-                }
-            }
-        }
-        count += 1;
-        if count.is_multiple_of(ROWS_A_STEP) {
-            progress.at(count);
-            match output.write_all(&buffer) {
-                Err(e) if is_broken_pipe(&e) => return Ok(Exit::Done),
-                done => done.map_err(failed)?,
-            }
-            buffer.clear();
-        }
-    }
-    match output.write_all(&buffer) {
-        Err(e) if is_broken_pipe(&e) => return Ok(Exit::Done),
-        done => done.map_err(failed)?,
-    }
-    output.finish().map_err(failed)?;
-    if unread > 0 {
-        return Err(failed(format!("{unread} faults: the export lacks what cannot be read")));
-    }
-    Ok(Exit::Done)
-}
-
 fn is_broken_pipe(error: &io::Error) -> bool {
     error.kind() == ErrorKind::BrokenPipe
-}
-
-fn copy(mut from: impl Read, output: &mut Output) -> io::Result<()> {
-    let (mut progress, mut buffer, mut count) = (Progress::new("bytes"), vec![0; 64 << 10], 0_u64);
-    loop {
-        let read = from.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(());
-        }
-        output.write_all(buffer.get(..read).unwrap_or_default())?;
-        count += read as u64;
-        progress.at(count);
-    }
 }
 
 fn report(args: &ReportArgs) -> Result<Exit, Exit> {
@@ -304,7 +205,7 @@ fn verify_rows(
     progress: &mut Progress,
 ) -> Result<VerifyReport, String> {
     let mut count = 0_u64;
-    for row in read_rows(file).map_err(|e| e.to_string())? {
+    for row in open_rows(file).and_then(read_rows).map_err(|e| e.to_string())? {
         let checked = match row {
             Ok(row) => check.next(&row),
             Err(error) => Err(Fault { seq: check.next_seq(), at: None, what: format!("{error}") }),
@@ -447,7 +348,8 @@ mod tests {
         assert_eq!(ledger(&["report", "--store", &name, "--from", "2026-02-02", "--to", "2026-02-01"]), Exit::Usage);
         assert_eq!(ledger(&["report", "--config", "/absent/config.yaml"]), Exit::Usage);
         assert!(Line::try_parse_from(["ledger", "report", "--from", "noon"]).is_err());
-        assert!(Line::try_parse_from(["ledger", "export", "--format", "parquet"]).is_err());
+        assert!(Line::try_parse_from(["ledger", "export", "--gzip", "--zstd"]).is_err());
+        assert!(Line::try_parse_from(["ledger", "export", "--tag", "team"]).is_err());
     }
 
     /// Answers one request with `body` in chunks, whole or broken off, and gives back the request's head.

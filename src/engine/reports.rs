@@ -2,6 +2,7 @@
 
 use crate::config;
 use crate::config::model::EndpointConfig;
+use crate::domain::filter::RowFilter;
 use crate::domain::ledger::Entry;
 use crate::domain::report::Report;
 use crate::domain::resilience::{Prices, Resilience, ResilienceReport};
@@ -10,7 +11,7 @@ use crate::domain::sums::{GroupBy, TimeRange};
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Gateway;
 use crate::store::StoreError;
-use crate::store::export::{RowFormat, RowWriter};
+use crate::store::stream::{ExportShape, ExportStream};
 use bytes::Bytes;
 use serde_json::Value;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 /// Chunks of an export that may wait for a slow reader.
 const CHUNKS: usize = 4;
 const CHUNK_BYTES: usize = 64 << 10;
+const ROWS_A_LOOK: u64 = 64;
 
 /// An export under way: its chunks, and what they are.
 pub struct Export {
@@ -63,6 +65,22 @@ pub fn group_by(text: &str) -> Result<GroupBy, ApiError> {
 #[must_use]
 pub fn prices(endpoints: &[Arc<EndpointConfig>]) -> Prices {
     endpoints.iter().filter_map(|e| Some((Arc::clone(&e.name), e.price.clone()?))).collect()
+}
+
+/// Reads an export's format and compression.
+///
+/// # Errors
+/// What is allowed.
+pub fn shape(format: &str, compression: Option<&str>) -> Result<ExportShape, ApiError> {
+    ExportShape::parse(format, compression).map_err(invalid("format"))
+}
+
+/// Reads a condition on a tag.
+///
+/// # Errors
+/// What is allowed.
+pub fn tag(text: &str) -> Result<(String, String), ApiError> {
+    RowFilter::parse_tag(text).map_err(invalid("tag"))
 }
 
 impl Gateway {
@@ -116,37 +134,46 @@ impl Gateway {
         tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(failed)
     }
 
-    /// Starts an export of the rows of a time range; `format` is `csv` or `jsonl`.
+    /// Starts an export of the wanted rows of a time range.
     ///
     /// # Errors
-    /// Another format, or 503 with the store's reason.
-    pub fn export(&self, range: TimeRange, format: &str) -> Result<Export, ApiError> {
-        let format = RowFormat::parse(format).map_err(invalid("format"))?;
+    /// 503 with the store's reason.
+    pub fn export(&self, range: TimeRange, filter: RowFilter, shape: ExportShape) -> Result<Export, ApiError> {
         let rows = self.ledger.reader().rows(range).map_err(failed)?;
+        let mut stream = ExportStream::new(shape).map_err(failed)?;
         let (send, chunks) = mpsc::channel(CHUNKS);
         tokio::task::spawn_blocking(move || {
-            let mut writer = RowWriter::new(format);
-            let mut buffer = Vec::with_capacity(CHUNK_BYTES + 4096);
-            writer.head(&mut buffer);
-            for row in rows {
-                match row {
-                    Ok(row) => writer.row(&row, &mut buffer),
-                    Err(e) => {
-                        let _ = send.blocking_send(Err(e.to_string()));
-                        return;
+            let mut ready = Vec::with_capacity(CHUNK_BYTES);
+            // Looking for bytes after each row would cost more than the row.
+            for (count, row) in (1_u64..).zip(rows) {
+                let made = row.map_err(|e| e.to_string()).and_then(|row| {
+                    if filter.wants(&row.entry) {
+                        stream.row(&row).map_err(|e| e.to_string())?;
                     }
+                    if count.is_multiple_of(ROWS_A_LOOK) {
+                        ready.extend(stream.ready().map_err(|e| e.to_string())?);
+                    }
+                    Ok(())
+                });
+                if let Err(e) = made {
+                    let _ = send.blocking_send(Err(e));
+                    return;
                 }
-                if buffer.len() >= CHUNK_BYTES {
-                    let full = std::mem::replace(&mut buffer, Vec::with_capacity(CHUNK_BYTES + 4096));
-                    // A reader that went away ends the export.
-                    if send.blocking_send(Ok(full.into())).is_err() {
-                        return;
-                    }
+                // A reader that went away ends the export.
+                if ready.len() >= CHUNK_BYTES && send.blocking_send(Ok(std::mem::take(&mut ready).into())).is_err() {
+                    return;
                 }
             }
-            let _ = send.blocking_send(Ok(buffer.into()));
+            ready.extend(match stream.finish() {
+                Ok(last) => last,
+                Err(e) => {
+                    let _ = send.blocking_send(Err(e.to_string()));
+                    return;
+                }
+            });
+            let _ = send.blocking_send(Ok(ready.into()));
         });
-        Ok(Export { content_type: format.content_type(), chunks })
+        Ok(Export { content_type: shape.content_type(), chunks })
     }
 
     /// The newest entries of the audit log.

@@ -1,14 +1,15 @@
 //! The ledger for operators: sums, the report, savings, the account of resilience, exports.
 
+use crate::domain::filter::RowFilter;
+use crate::domain::sums::TimeRange;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Worker;
-use crate::engine::reports::{group_by, range};
+use crate::engine::reports::{group_by, range, shape, tag};
 use crate::http::{admin, at, guard, respond};
 use actix_web::http::header::ACCEPT;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_util::stream;
-use serde::Deserialize;
 use std::rc::Rc;
 
 type OfWorker = web::Data<Rc<Worker>>;
@@ -22,25 +23,55 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/admin/ledger/export").route(web::get().to(export)));
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A query string. Which parameters a call takes is the same for all of these.
+#[derive(Default)]
 struct Asked {
     from: Option<String>,
     to: Option<String>,
     group_by: Option<String>,
     format: Option<String>,
+    compress: Option<String>,
     baseline: Option<String>,
+    filter: RowFilter,
 }
 
-/// Reads a query string.
+impl Asked {
+    fn range(&self) -> Result<TimeRange, ApiError> {
+        range(self.from.as_deref(), self.to.as_deref())
+    }
+}
+
+/// Reads a query string. A parameter that is not known, or given twice where one is meant, is an error.
 fn asked(request: &HttpRequest) -> Result<Asked, ApiError> {
-    let read = web::Query::<Asked>::from_query(request.query_string());
-    read.map(web::Query::into_inner).map_err(|e| {
-        ApiError::new(
-            Code::InvalidRequest,
-            format!("the query does not fit (from, to, group_by, format, baseline): {e}"),
-        )
-    })
+    let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+    let pairs = pairs.map_err(|e| ApiError::new(Code::InvalidRequest, format!("the query cannot be read: {e}")))?;
+    let mut asked = Asked::default();
+    for (name, value) in pairs.into_inner() {
+        let place = match name.as_str() {
+            "from" => &mut asked.from,
+            "to" => &mut asked.to,
+            "group_by" => &mut asked.group_by,
+            "format" => &mut asked.format,
+            "compress" => &mut asked.compress,
+            "baseline" => &mut asked.baseline,
+            "model" => &mut asked.filter.model,
+            "endpoint" => &mut asked.filter.endpoint,
+            "key" => &mut asked.filter.key,
+            "outcome" => &mut asked.filter.outcome,
+            "tag" => {
+                asked.filter.tags.push(tag(&value)?);
+                continue;
+            }
+            _ => {
+                let known = "from, to, group_by, format, compress, baseline, model, endpoint, key, outcome, tag";
+                return Err(ApiError::new(Code::InvalidRequest, format!("`{name}` is not one of {known}")));
+            }
+        };
+        if place.replace(value).is_some() {
+            return Err(ApiError::new(Code::InvalidRequest, format!("`{name}` is given twice")));
+        }
+    }
+    Ok(asked)
 }
 
 /// By model, as a table for people or JSON.
@@ -51,7 +82,7 @@ async fn report(request: HttpRequest, worker: OfWorker) -> HttpResponse {
         guard::operator(&worker.gateway, request.headers())?;
         let asked = asked(&request)?;
         let group_by = group_by(asked.group_by.as_deref().unwrap_or("model"))?;
-        worker.gateway.report(range(asked.from.as_deref(), asked.to.as_deref())?, group_by).await
+        worker.gateway.report(asked.range()?, group_by).await
     };
     match guard::caught(made).await.flatten() {
         Ok(report) if wants_text => {
@@ -66,7 +97,7 @@ async fn sums(request: HttpRequest, worker: OfWorker) -> HttpResponse {
     admin::answered(&worker, &request, 200, async |g| {
         let asked = asked(&request)?;
         let group_by = group_by(asked.group_by.as_deref().unwrap_or("endpoint"))?;
-        Ok(g.report(range(asked.from.as_deref(), asked.to.as_deref())?, group_by).await?.to_json())
+        Ok(g.report(asked.range()?, group_by).await?.to_json())
     })
     .await
 }
@@ -74,11 +105,11 @@ async fn sums(request: HttpRequest, worker: OfWorker) -> HttpResponse {
 async fn savings(request: HttpRequest, worker: OfWorker) -> HttpResponse {
     admin::answered(&worker, &request, 200, async |g| {
         let asked = asked(&request)?;
-        let baseline = asked.baseline.ok_or_else(|| {
+        let baseline = asked.baseline.as_deref().ok_or_else(|| {
             let message = "baseline is missing: an endpoint's or a model's name".to_owned();
             ApiError::new(Code::InvalidRequest, message).with_param("baseline")
         })?;
-        Ok(g.savings(range(asked.from.as_deref(), asked.to.as_deref())?, &baseline).await?.to_json())
+        Ok(g.savings(asked.range()?, baseline).await?.to_json())
     })
     .await
 }
@@ -86,7 +117,7 @@ async fn savings(request: HttpRequest, worker: OfWorker) -> HttpResponse {
 async fn resilience(request: HttpRequest, worker: OfWorker) -> HttpResponse {
     admin::answered(&worker, &request, 200, async |g| {
         let asked = asked(&request)?;
-        Ok(g.resilience(range(asked.from.as_deref(), asked.to.as_deref())?).await?.to_json())
+        Ok(g.resilience(asked.range()?).await?.to_json())
     })
     .await
 }
@@ -95,8 +126,8 @@ async fn export(request: HttpRequest, worker: OfWorker) -> HttpResponse {
     let started = || {
         guard::operator(&worker.gateway, request.headers())?;
         let asked = asked(&request)?;
-        let range = range(asked.from.as_deref(), asked.to.as_deref())?;
-        worker.gateway.export(range, asked.format.as_deref().unwrap_or("csv"))
+        let shape = shape(asked.format.as_deref().unwrap_or("csv"), asked.compress.as_deref())?;
+        worker.gateway.export(asked.range()?, asked.filter, shape)
     };
     match started() {
         Ok(export) => {

@@ -52,18 +52,6 @@ impl RowFormat {
             Self::Jsonl => "application/x-ndjson",
         }
     }
-
-    /// Reads `csv` or `jsonl`.
-    ///
-    /// # Errors
-    /// What is allowed.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "csv" => Ok(Self::Csv),
-            "jsonl" => Ok(Self::Jsonl),
-            _ => Err(format!("`{text}` is neither csv nor jsonl")),
-        }
-    }
 }
 
 /// Writes rows one after the other into a buffer that the caller empties.
@@ -109,9 +97,7 @@ impl RowWriter {
         if e.tags.is_empty() {
             out.extend_from_slice(b",{}");
         } else {
-            let mut tags = Vec::new();
-            put_tags(&mut tags, e);
-            csv_text(out, &String::from_utf8_lossy(&tags));
+            csv_text(out, &String::from_utf8_lossy(&tags_json(e)));
         }
         csv_text(out, &e.outcome);
         csv_number(out, u64::from(e.http_status));
@@ -245,6 +231,13 @@ fn put_tags(out: &mut Vec<u8>, e: &Entry) {
         json_text(out, value);
     }
     out.push(b'}');
+}
+
+/// An entry's tags as a JSON object.
+pub(super) fn tags_json(e: &Entry) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_tags(&mut out, e);
+    out
 }
 
 fn csv_number(out: &mut Vec<u8>, value: u64) {

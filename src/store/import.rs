@@ -8,10 +8,11 @@ use crate::domain::money::NanoUsd;
 use crate::domain::time::Wall;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::store::export::COLUMNS;
+use flate2::bufread::MultiGzDecoder;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::BufRead;
+use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
 /// What is wrong in a file of rows.
@@ -29,6 +30,27 @@ impl fmt::Display for RowFault {
 }
 
 impl std::error::Error for RowFault {}
+
+/// Takes the compression off an export, if it has one: told by its first bytes. Parquet is refused.
+///
+/// # Errors
+/// The file cannot be read, or is Parquet.
+pub fn open_rows<R: BufRead + 'static>(mut file: R) -> Result<Box<dyn BufRead>, RowFault> {
+    const BUFFER: usize = 256 << 10;
+    let fault = |what: String| RowFault { line: 1, what };
+    let start = file.fill_buf().map_err(|e| fault(e.to_string()))?;
+    Ok(match start {
+        [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(file))),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let decoder = zstd::stream::read::Decoder::with_buffer(file).map_err(|e| fault(e.to_string()))?;
+            Box::new(BufReader::with_capacity(BUFFER, decoder))
+        }
+        [b'P', b'A', b'R', b'1', ..] => {
+            return Err(fault("a Parquet export cannot be checked; export csv or jsonl for that".into()));
+        }
+        _ => Box::new(file),
+    })
+}
 
 /// Reads rows that [`RowWriter`] has written, in constant memory. CSV is told from JSON lines by the first byte.
 ///

@@ -25,6 +25,7 @@ pub mod import;
 mod ledger;
 mod month;
 mod open;
+mod parquet;
 mod reader;
 mod records;
 mod rollup;
@@ -32,6 +33,7 @@ mod rollup;
 pub(crate) mod sample;
 mod shelf;
 mod state;
+pub mod stream;
 mod sums;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ mod hostile;
 mod keys;
 mod ledger;
 mod ledger_accounts;
+mod ledger_exports;
 mod limits;
 mod metrics;
 mod registry;
