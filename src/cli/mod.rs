@@ -7,6 +7,7 @@ pub mod key;
 pub mod ledger;
 mod output;
 mod place;
+pub mod prices;
 mod remote;
 pub mod serve;
 pub mod sim;
@@ -64,10 +65,12 @@ enum Command {
     Sim(sim::SimArgs),
     /// Validate a configuration.
     Check(check::CheckArgs),
-    /// Export, report or verify the cost ledger.
+    /// Export, report, compare or verify the cost ledger.
     Ledger(ledger::LedgerArgs),
     /// Create, list or revoke virtual keys.
     Key(key::KeyArgs),
+    /// List the built-in prices, or compare them with the configured ones.
+    Prices(prices::PricesArgs),
     /// Show which endpoint would be chosen, and why not the others.
     Explain(explain::ExplainArgs),
 }
@@ -82,6 +85,7 @@ pub fn run() -> Exit {
             Command::Check(args) => check::run(args),
             Command::Ledger(args) => ledger::run(args),
             Command::Key(args) => key::run(args),
+            Command::Prices(args) => prices::run(args),
             Command::Explain(args) => explain::run(args),
         },
         Err(e) if e.use_stderr() => {

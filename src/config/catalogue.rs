@@ -109,6 +109,42 @@ pub fn find(dialect: DialectKind, host: &str, model: &str) -> Option<Listed> {
     std::iter::once(own).chain(MAKERS).find_map(|v| catalogue.listed(v, model, false))
 }
 
+/// One price of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub model: &'static str,
+    pub vendor: &'static str,
+    /// `None`: listed at 0, or without a price.
+    pub price: Option<Price>,
+    /// Tokens.
+    pub context: Option<u64>,
+}
+
+/// Everything that is listed, sorted by vendor and model.
+#[must_use]
+pub fn entries() -> Vec<Entry> {
+    let catalogue = catalogue();
+    let models = catalogue.models.iter().flat_map(|(vendor, models)| models.values().map(|m| (*vendor, m)));
+    let entry = |(vendor, m): (&'static str, &Model<'static>)| Entry {
+        model: m.model,
+        vendor,
+        price: m.price(&catalogue.version),
+        context: m.context,
+    };
+    let mut entries: Vec<_> = models.map(entry).collect();
+    entries.sort_unstable_by_key(|e| (e.vendor, e.model));
+    entries
+}
+
+/// The names under which a model is looked for, the first that is listed counts.
+#[must_use]
+pub fn names(model: &str) -> Vec<&str> {
+    let bare = model.split_once('/').map_or(model, |(_, rest)| rest);
+    let mut names: Vec<&str> = [Some(model), Some(bare), undated(model), undated(bare)].into_iter().flatten().collect();
+    names.dedup();
+    names
+}
+
 fn vendor_of(host: &str) -> Option<&'static str> {
     let is = |name: &str| if name.starts_with('.') { host.ends_with(name) } else { host == name };
     HOSTS.iter().find(|(name, _)| is(name)).map(|(_, vendor)| *vendor)
@@ -162,9 +198,7 @@ fn catalogue() -> &'static Catalogue {
 impl Catalogue {
     fn listed(&self, vendor: &'static str, model: &str, certain: bool) -> Option<Listed> {
         let models = self.models.get(vendor)?;
-        let bare = model.split_once('/').map_or(model, |(_, rest)| rest);
-        let names = [Some(model), Some(bare), undated(model), undated(bare)];
-        let found = names.into_iter().flatten().find_map(|name| models.get(name))?;
+        let found = names(model).into_iter().find_map(|name| models.get(name))?;
         let price = found.price(&self.version).map(Arc::new);
         let long_context_unknown = found.long_context_input.is_some();
         Some(Listed { price, context: found.context, vendor, certain, long_context_unknown })
@@ -234,6 +268,21 @@ mod tests {
         assert_eq!(openai("api.mistral.ai", "gpt-4.1"), None, "another vendor's price is no price here");
         let guessed = openai("proxy.example.com", "deepseek-v3.2").unwrap();
         assert_eq!((guessed.vendor, guessed.certain), ("deepseek", false));
+    }
+
+    #[test]
+    fn every_entry_can_be_told() {
+        let entries = entries();
+        assert_eq!(entries.len(), 2252);
+        assert!(entries.is_sorted_by_key(|e| (e.vendor, e.model)));
+        let listed = openai("api.openai.com", "gpt-4.1").unwrap();
+        let entry = entries.iter().find(|e| (e.vendor, e.model) == ("openai", "gpt-4.1")).unwrap();
+        assert_eq!((entry.price.as_ref(), entry.context), (listed.price.as_deref(), listed.context));
+        assert_eq!(
+            names("openai/gpt-4.1-20311001"),
+            ["openai/gpt-4.1-20311001", "gpt-4.1-20311001", "openai/gpt-4.1", "gpt-4.1"]
+        );
+        assert_eq!(names("gpt-4.1"), ["gpt-4.1"]);
     }
 
     #[test]
