@@ -4,7 +4,7 @@ use breakwater::cli::{self, Exit};
 
 /// Chosen by measurement, see docs/benchmarks.md.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> Exit {
     cli::run()

@@ -103,10 +103,12 @@ impl Rest<'_> {
 
     /// Passes at least one byte, and all that follow and fit; ASCII only.
     fn skip(&mut self, fits: impl Fn(u8) -> bool) -> u64 {
-        let rest = self.text.as_bytes().get(self.at + 1..).unwrap_or_default();
-        let passed = 1 + rest.iter().take_while(|b| fits(**b)).count();
-        self.at += passed;
-        passed as u64
+        let start = self.at;
+        self.at += 1;
+        while self.byte().is_some_and(&fits) {
+            self.at += 1;
+        }
+        (self.at - start) as u64
     }
 
     /// A word in Latin script; as tokenizers do, a capital after a small letter begins another (`HashMap`).
@@ -114,14 +116,15 @@ impl Rest<'_> {
         let (mut letters, mut diacritics, mut capitals) = (0_u64, 0_u64, 0_u64);
         while let Some(byte) = self.byte() {
             if byte.is_ascii_lowercase() {
-                letters += self.skip(|b| b.is_ascii_lowercase());
+                letters += 1;
+                self.at += 1;
             } else if byte.is_ascii_uppercase() {
                 if letters > capitals {
                     break;
                 }
-                let run = self.skip(|b| b.is_ascii_uppercase());
-                capitals += run;
-                letters += run;
+                capitals += 1;
+                letters += 1;
+                self.at += 1;
             } else if byte >= 0x80 {
                 match self.char().filter(|c| is_latin(*c) || is_combining(*c)) {
                     Some(c) => {
