@@ -5,24 +5,18 @@ use crate::actors::events::Event;
 use crate::actors::messages::Plan;
 use crate::actors::permit::Permit;
 use crate::clock;
-use crate::config::model::EndpointConfig;
-use crate::dialects::openai::answer::Answer;
-use crate::dialects::upstream::{self, CallError};
-use crate::dialects::{fault, retry_after};
 use crate::domain::gate::{Ask, Refusal, RefusalReason};
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{AttemptPlan, Step as PlanStep, Stop};
 use crate::domain::time::Ts;
-use crate::engine::attempt::{Attempt, Settled};
+use crate::engine::attempt::Attempt;
+use crate::engine::call::{Call, End, Patience};
 use crate::engine::context::RequestContext;
 use crate::engine::error::{ApiError, AttemptNote, Code, of_failures};
+use crate::engine::place::Wait;
 use crate::engine::record::{Step, ms};
-use crate::engine::relay::{Bounds, Relay, not_a_stream};
-use crate::engine::serve::{Head, Served};
+use crate::engine::serve::Served;
 use crate::engine::understand::Understood;
-use bytes::Bytes;
-use reqwest::Response;
-use reqwest::header::CONTENT_TYPE;
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,14 +25,6 @@ use std::time::Duration;
 
 /// Below this many calls in the window, a failure rate says nothing yet.
 const RATE_MINIMUM_CALLS: u32 = 5;
-/// A breaker that re-opens this soon is waited for.
-const NEAR: Duration = Duration::from_millis(250);
-/// Requests that may wait for a full endpoint at once.
-const MAX_WAITING: u32 = 1_000;
-/// Of so many candidates a waiting request stands in line at once.
-const MAX_LINES: usize = 16;
-/// An error answer's body may take this long.
-const ERROR_BODY_TIME: Duration = Duration::from_secs(5);
 
 /// The walk down a plan.
 pub struct Course<'a> {
@@ -51,12 +37,6 @@ pub struct Course<'a> {
     failures: Vec<(Arc<str>, Outcome, Duration)>,
     retry_after: Option<Duration>,
     started_waiting: Option<Ts>,
-}
-
-/// How an attempt ended.
-enum End {
-    Served(Served),
-    Failed(Outcome, Option<Duration>),
 }
 
 impl<'a> Course<'a> {
@@ -152,7 +132,9 @@ impl<'a> Course<'a> {
         let config = cell.config();
         let decision = format!("{}/{}", self.decided.strategy.as_str(), index + 1).into();
         let attempt = Attempt::start(self.ctx, permit, config, decision);
-        match self.attempt(attempt, index).await {
+        let patience = self.patience(index, &attempt);
+        let call = Call { ctx: self.ctx, understood: self.understood, cell: Arc::clone(&cell), patience };
+        match call.make(attempt).await {
             End::Served(served) => Ok(Some(served)),
             End::Failed(outcome, retry_after) => {
                 self.failures.push((Arc::clone(&cell.name), outcome, clock::now().since(now)));
@@ -163,6 +145,16 @@ impl<'a> Course<'a> {
                 self.plan.failed(index, outcome);
                 Ok(None)
             }
+        }
+    }
+
+    fn patience(&self, index: usize, attempt: &Attempt) -> Patience {
+        let share = self.plan.share(index, attempt.started());
+        let configured = attempt.config.timeouts.first_byte;
+        Patience {
+            first_byte: configured.min(share),
+            is_callers: share <= configured && self.plan.is_last(index),
+            deadline: self.plan.deadline(),
         }
     }
 
@@ -203,152 +195,13 @@ impl<'a> Course<'a> {
     /// Every gate refused: waits for the first that may admit again if that is near, else gives up truthfully.
     async fn wait_for_place(&mut self, now: Ts) -> Result<(), ApiError> {
         let since = *self.started_waiting.get_or_insert(now);
-        let max_wait = self.decided.route.cells.iter().map(|c| c.config().limits.max_wait).max().unwrap_or_default();
-        let latest = |r: &Refusal| since.plus(if is_breaker(r.reason) { NEAR } else { max_wait });
-        // A refusal without a time depends on others: on a call that ends, or a breaker that moves.
-        let near = |r: &Refusal| match r.retry_at {
-            Some(at) => Some(at).filter(|at| *at <= latest(r)),
-            None => Some(latest(r)).filter(|end| now < *end),
-        };
-        let crowded = self.ctx.worker.gateway.waiting.load(Relaxed) >= MAX_WAITING;
-        let until = self.refusals.iter().filter_map(near).min();
-        let Some(until) = until.filter(|at| *at < self.plan.deadline() && !crowded) else {
+        let wait = Wait { ctx: self.ctx, plan: &self.decided, refusals: &self.refusals, since };
+        if !wait.for_place(now, self.plan.deadline()).await {
             return Err(self.nobody());
-        };
-        // Never less than a millisecond: a gate that said "now" is given time to move.
-        let pause = until.since(now).max(Duration::from_millis(1));
-        {
-            let _place = Waiting::enter(self.ctx);
-            let cells = (0..self.decided.candidates.len().min(MAX_LINES)).filter_map(|i| self.cell(i));
-            let lines: Vec<_> = cells.map(|c| Box::pin(c.room.notified())).collect();
-            // Whichever comes first; both mean: ask again.
-            let _ = tokio::time::timeout(pause, futures_util::future::select_all(lines)).await;
         }
-        let waited = clock::now().since(now);
-        self.ctx.note(now, |at_ms| Step::Waited {
-            at_ms,
-            ms: ms(waited),
-            why: Cow::Borrowed("every candidate was full or shut"),
-        });
         self.refusals.clear();
         self.plan.forgive_refusals();
         Ok(())
-    }
-
-    async fn attempt(&self, mut attempt: Attempt, index: usize) -> End {
-        let worker = &self.ctx.worker;
-        let config = Arc::clone(&attempt.config);
-        let target = match self.cell(index).map(|c| worker.target(c.id, &config, attempt.started(), fastrand::f64())) {
-            Some(Ok(target)) => target,
-            Some(Err(e)) => return failed(attempt, Outcome::ConnectFailed, &e, None),
-            None => return failed(attempt, Outcome::ConnectFailed, "the endpoint is gone", None),
-        };
-        let started = attempt.started();
-        let share = self.plan.share(index, started);
-        let first_byte = config.timeouts.first_byte.min(share);
-        let is_callers = share <= config.timeouts.first_byte && self.plan.is_last(index);
-        let late = if is_callers { Outcome::DeadlineExceeded } else { Outcome::FirstByteTimeout };
-        let body = Bytes::from(self.understood.request.upstream_body(&config.model));
-        let response = match tokio::time::timeout(first_byte, worker.upstream.post_chat(&target, body)).await {
-            Err(_) => return failed(attempt, late, "no first byte in time", None),
-            Ok(Err(CallError { outcome, message })) => return failed(attempt, outcome, &message, None),
-            Ok(Ok(response)) => response,
-        };
-        attempt.seen.http_status = response.status().as_u16();
-        if !response.status().is_success() {
-            let end = Box::pin(self.error_status(attempt, response)).await;
-            if let (End::Failed(Outcome::AuthFailed, _), Some(cell)) = (&end, self.cell(index)) {
-                worker.key_refused(cell.id, &target, clock::now());
-            }
-            return end;
-        }
-        let deadline = self.plan.deadline();
-        let total = started.plus(config.timeouts.total);
-        let bounds =
-            Bounds { idle: config.timeouts.idle, until: total.min(deadline), is_callers_deadline: deadline <= total };
-        if self.understood.request.stream {
-            // Apart, so that whole answers, by far the most, need not carry its room along.
-            Box::pin(self.stream(attempt, response, bounds, started.plus(first_byte))).await
-        } else {
-            self.whole(attempt, response, bounds).await
-        }
-    }
-
-    /// A status that is an error: the caller's own fault goes back unchanged, anything else to the next candidate.
-    async fn error_status(&self, attempt: Attempt, response: Response) -> End {
-        let status = response.status().as_u16();
-        let after = retry_after::read(response.headers(), clock::wall());
-        let content_type = content_type(&response).unwrap_or("application/json").to_owned();
-        let body = tokio::time::timeout(ERROR_BODY_TIME, upstream::read_error(response)).await.unwrap_or_default();
-        let outcome = fault::of_status(status, &body, after);
-        let message = fault::kind_of(&body);
-        if !matches!(outcome, Outcome::InvalidRequest | Outcome::ContextLength | Outcome::ContentPolicy) {
-            return failed(attempt, outcome, &message, after);
-        }
-        self.ctx.ended(outcome.as_str(), status);
-        let config = Arc::clone(&attempt.config);
-        let settled = attempt.settle(outcome, &message, None);
-        let head = self.head(&config, settled).await;
-        End::Served(Served::Whole { head, status, content_type, body })
-    }
-
-    async fn whole(&self, mut attempt: Attempt, response: Response, bounds: Bounds) -> End {
-        if let Some(kind) = content_type(&response).filter(|t| !t.contains("json")) {
-            let message = format!("the answer is `{}`, not JSON", kind.chars().take(80).collect::<String>());
-            return failed(attempt, Outcome::Protocol, &message, None);
-        }
-        let left = bounds.until.since(clock::now());
-        let body = match tokio::time::timeout(left, upstream::read_answer(response)).await {
-            Err(_) if bounds.is_callers_deadline => {
-                return failed(attempt, Outcome::DeadlineExceeded, "the answer was not complete in time", None);
-            }
-            Err(_) => return failed(attempt, Outcome::FirstByteTimeout, "the answer was not complete in time", None),
-            Ok(Err(e)) => return failed(attempt, e.outcome, &e.message, None),
-            Ok(Ok(body)) => body,
-        };
-        match Answer::read(&body) {
-            Ok(answer) => {
-                attempt.seen.usage = answer.usage;
-                attempt.seen.text_bytes = answer.text_bytes;
-            }
-            Err(wrong) => return failed(attempt, wrong.outcome, &wrong.message, None),
-        }
-        self.ctx.ended("success", 200);
-        let config = Arc::clone(&attempt.config);
-        let settled = attempt.settle(Outcome::Success, "", None);
-        let head = self.head(&config, settled).await;
-        End::Served(Served::Whole { head, status: 200, content_type: "application/json".into(), body })
-    }
-
-    async fn stream(&self, attempt: Attempt, response: Response, bounds: Bounds, head_until: Ts) -> End {
-        if content_type(&response).is_some_and(|t| !t.contains("event-stream")) {
-            let read = tokio::time::timeout(ERROR_BODY_TIME, upstream::read_error(response)).await;
-            let wrong = not_a_stream(&read.unwrap_or_default());
-            return failed(attempt, wrong.outcome, &wrong.message, None);
-        }
-        let config = Arc::clone(&attempt.config);
-        match Relay::open(attempt, response, self.understood.request.wants_usage, bounds, head_until).await {
-            Ok(relay) => {
-                let head = self.head(&config, Settled::nothing()).await;
-                End::Served(Served::Stream { head, relay: Box::new(relay) })
-            }
-            Err(head) => failed(head.attempt, head.outcome, &head.message, None),
-        }
-    }
-
-    /// The headers of an answer; in `strict` durability only once its row is on disk.
-    async fn head(&self, config: &EndpointConfig, settled: Settled) -> Head {
-        settled.durable().await;
-        self.ctx.answered_by(&config.name);
-        Head {
-            request_id: self.ctx.id.clone(),
-            endpoint: Arc::clone(&config.name),
-            model: Arc::clone(&config.model),
-            attempts: self.ctx.attempts(),
-            elapsed: self.ctx.elapsed(),
-            cost_usd: self.ctx.cost().to_string(),
-            cost_state: self.ctx.cost_state(),
-        }
     }
 
     fn notes(&self) -> Vec<AttemptNote> {
@@ -403,23 +256,6 @@ impl<'a> Course<'a> {
     }
 }
 
-fn failed(attempt: Attempt, outcome: Outcome, message: &str, retry_after: Option<Duration>) -> End {
-    let settled = attempt.settle(outcome, message, retry_after);
-    // A failed attempt's row is not waited for: the promise is about answers.
-    drop(settled);
-    End::Failed(outcome, retry_after)
-}
-
-/// Whether a refusal is the breaker's word; the others are limits, which open by themselves.
-fn is_breaker(reason: RefusalReason) -> bool {
-    use RefusalReason::{BreakerOpen, ForcedOpen, HalfOpenFull, ProbeNotAllowed, Ramping};
-    matches!(reason, BreakerOpen | ForcedOpen | HalfOpenFull | ProbeNotAllowed | Ramping)
-}
-
-fn content_type(response: &Response) -> Option<&str> {
-    response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok())
-}
-
 fn cell_of(plan: &Plan, candidate: usize) -> Option<&Arc<EndpointCell>> {
     plan.candidates.get(candidate).and_then(|c| plan.route.cells.get(c.index))
 }
@@ -433,20 +269,4 @@ fn settled_rate(cell: &EndpointCell) -> f64 {
 fn shares_domain(a: &EndpointCell, b: &EndpointCell) -> bool {
     let (a, b) = (a.config(), b.config());
     a.domain.iter().any(|d| b.domain.contains(d))
-}
-
-/// A request's place among those that wait.
-struct Waiting<'a>(&'a RequestContext);
-
-impl<'a> Waiting<'a> {
-    fn enter(ctx: &'a RequestContext) -> Self {
-        ctx.worker.gateway.waiting.fetch_add(1, Relaxed);
-        Self(ctx)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.worker.gateway.waiting.fetch_sub(1, Relaxed);
-    }
 }

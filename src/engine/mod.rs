@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod attempt;
+pub mod call;
 pub mod context;
 pub mod course;
 pub mod error;
@@ -9,6 +10,7 @@ pub mod explain;
 pub mod gateway;
 pub mod hints;
 pub mod operations;
+pub mod place;
 pub mod probe;
 pub mod record;
 pub mod registry;
