@@ -108,7 +108,8 @@ pub async fn run(startup: Startup, ready: impl FnOnce(&Addresses)) -> Result<(),
         store.state(),
         config.store.durability,
         config.store.on_failure,
-    );
+    )
+    .keeping(config.store.retention.rows);
     drop(store);
     let ledger_arbiter = Arbiter::new();
     let events = Events::default();

@@ -7,6 +7,7 @@
 
 use crate::actors::endpoint::DeathNotice;
 use crate::actors::messages::Commit;
+use crate::actors::upkeep::Upkeep;
 use crate::clock;
 use crate::config::model::{Durability, OnStoreFailure};
 use crate::domain::ledger::Entry;
@@ -114,6 +115,7 @@ struct Shared {
     lost_rows: AtomicU64,
     commits: AtomicU64,
     failing: Mutex<Option<String>>,
+    upkeep: Mutex<Upkeep>,
 }
 
 /// Shared by everybody who has something to write.
@@ -144,7 +146,15 @@ impl LedgerHandle {
             lost_rows: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             failing: Mutex::default(),
+            upkeep: Mutex::default(),
         }))
+    }
+
+    /// Removes whole months that are older than `keep` from now on, at the next tick and then once a day.
+    #[must_use]
+    pub fn keeping(self, keep: Option<Duration>) -> Self {
+        *self.0.upkeep.lock() = Upkeep::new(keep);
+        self
     }
 
     /// Queues an item; nobody waits for it.
@@ -284,10 +294,12 @@ impl LedgerHandle {
 
     fn tick(&self) {
         let idle = self.0.failing.lock().is_none();
-        if let (true, Some(writer)) = (idle, self.0.writer.lock().as_mut())
-            && let Err(e) = writer.tick(clock::wall())
-        {
-            self.failed(&e.to_string());
+        if let (true, Some(writer)) = (idle, self.0.writer.lock().as_mut()) {
+            let now = clock::wall();
+            match writer.tick(now) {
+                Ok(()) => self.0.upkeep.lock().look(writer, now),
+                Err(e) => self.failed(&e.to_string()),
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use crate::domain::retry::RetryBudget;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Access;
 use crate::engine::error::{ApiError, Code};
+use crate::engine::exports::Exports;
 use crate::engine::record::{Kept, Records};
 use crate::store::{LedgerItem, RequestRecord};
 use actix::{Actor, Addr};
@@ -44,6 +45,7 @@ pub struct Gateway {
     pub access: Access,
     pub records: Records,
     pub counters: Counters,
+    pub(super) exports: Exports,
     config: RwLock<Arc<Config>>,
     pub retry_budget: Mutex<RetryBudget>,
     in_flight: AtomicU32,
@@ -90,6 +92,7 @@ impl Gateway {
             access,
             records: Records::default(),
             counters: Counters::default(),
+            exports: Exports::default(),
             retry_budget: Mutex::new(RetryBudget::new(config.retry_budget, now)),
             config: RwLock::new(config),
             in_flight: AtomicU32::new(0),

@@ -7,6 +7,7 @@ pub mod context;
 pub mod course;
 pub mod error;
 pub mod explain;
+pub mod exports;
 pub mod gateway;
 pub mod hints;
 pub mod operations;
