@@ -12,6 +12,7 @@ const CAPACITY: usize = 1024;
 pub enum Event {
     Transition { endpoint: Arc<str>, from: &'static str, to: &'static str, cause: String },
     Failover { request_id: Arc<str>, from: Arc<str>, to: Arc<str>, outcome: &'static str },
+    Hedge { request_id: Arc<str>, slow: Arc<str>, endpoint: Arc<str> },
     Operator { endpoint: Arc<str>, act: &'static str, reason: String, author: String },
     Actor { endpoint: Arc<str>, what: &'static str },
     Key { endpoint: Arc<str>, works: bool },

@@ -8,6 +8,7 @@ mod support;
 
 mod config_access;
 mod disk;
+mod hedge;
 mod overload;
 mod providers;
 mod restart;
