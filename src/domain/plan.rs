@@ -292,7 +292,9 @@ mod tests {
         plan.refused(3);
         let besides = |plan: &AttemptPlan| plan.besides(0, |a, b| a + b == 1).collect::<Vec<_>>();
         assert_eq!(besides(&plan), [2], "1 shares the domain of 0, 3 refused");
-        (0..4).for_each(|_| drop(plan.started()));
+        for _ in 0..4 {
+            plan.started();
+        }
         assert_eq!(besides(&plan), [0; 0], "five attempts are under way or over");
     }
 

@@ -180,7 +180,9 @@ mod tests {
         hints.take_header("x-breakwater-tag", "team=a").unwrap();
         hints.take_header("accept", "whatever").unwrap();
         hints
-            .take_body(r#"{"tier":"free","deadline_ms":500,"tag":["team=b","app=x"],"latency_sensitive":true,"hedge":"off"}"#)
+            .take_body(
+                r#"{"tier":"free","deadline_ms":500,"tag":["team=b","app=x"],"latency_sensitive":true,"hedge":"off"}"#,
+            )
             .unwrap();
         assert_eq!(hints.routing.tier, Tier::parse("premium"));
         assert_eq!(hints.deadline, Some(Duration::from_millis(500)));

@@ -60,7 +60,8 @@ async fn a_slow_attempt_is_overtaken_and_closed_and_both_have_rows() {
 
 #[tokio::test]
 async fn hedge_race_within_a_millisecond() {
-    let at = |name: &str, latency| with_profile(Profile { latency: Latency::fixed(latency), ..Profile::new(name, &[]) });
+    let at =
+        |name: &str, latency| with_profile(Profile { latency: Latency::fixed(latency), ..Profile::new(name, &[]) });
     let (a, b) = (at("a", 250.0), at("b", 150.0));
     let gateway = Gateway::start(&setup(&[&a, &b], "{after: 100ms, max_extra: 1}")).await;
     let mut winners = vec![];
@@ -135,10 +136,12 @@ async fn what_forbids_a_hedge_is_told() {
         .route("chat", "priority", &["a", "b"], &["hedge: {after: 100ms, max_extra: 1}"]);
     slow(&Gateway::start(&same).await, Some("no_candidate"), &[]).await;
     let poor = "hedge: {after: 100ms, max_extra: 1}\nretry_budget: {ratio: 0, min_per_second: 0}";
-    let poor = Setup::new()
-        .endpoint_at("a", &a.base_url(), &[])
-        .endpoint_at("b", &b.base_url(), &[])
-        .route("chat", "priority", &["a", "b"], &[poor]);
+    let poor = Setup::new().endpoint_at("a", &a.base_url(), &[]).endpoint_at("b", &b.base_url(), &[]).route(
+        "chat",
+        "priority",
+        &["a", "b"],
+        &[poor],
+    );
     slow(&Gateway::start(&poor).await, Some("retry_budget_under_half"), &[]).await;
 }
 

@@ -197,7 +197,8 @@ impl<'a> Course<'a> {
         if !is_closed(slow) {
             return Err(Withheld::Breaker);
         }
-        let besides = || self.plan.besides(first, |a, b| self.same_domain(a, b)).filter_map(|i| Some((i, self.cell(i)?)));
+        let besides =
+            || self.plan.besides(first, |a, b| self.same_domain(a, b)).filter_map(|i| Some((i, self.cell(i)?)));
         if besides().next().is_none() {
             return Err(Withheld::NoCandidate);
         }
