@@ -7,8 +7,10 @@ use crate::actors::messages::{Retire, StandDown};
 use crate::actors::supervisor::Supervisor;
 use crate::clock;
 use crate::config::model::{Config, TlsFiles};
+use crate::domain::chaos::Experiment;
 use crate::domain::key::VirtualKey;
 use crate::engine::access::Access;
+use crate::engine::chaos::{self, EndedBy};
 use crate::engine::gateway::{Gateway, Worker};
 use crate::engine::probe;
 use crate::http::{self, Surface};
@@ -44,6 +46,8 @@ pub struct Startup {
     pub admin_token: Option<String>,
     pub accept_ledger_loss: bool,
     pub test_hooks: bool,
+    /// Faults to inject from the start, besides the configuration's.
+    pub chaos: Vec<Experiment>,
 }
 
 /// Why a gateway did not start or did not end well, by what the operator should do.
@@ -128,11 +132,16 @@ pub async fn run(startup: Startup, ready: impl FnOnce(&Addresses)) -> Result<(),
     addresses.token_file = token_file;
     let handles: Vec<ServerHandle> = servers.iter().map(Server::handle).collect();
     let probing = actix::spawn(probe::run(Arc::clone(&gateway)));
+    let experiments = config.chaos.experiments.iter().cloned().chain(startup.chaos).collect();
+    gateway.start_configured_chaos(experiments).await;
+    let ending_chaos = actix::spawn(chaos::run(Arc::clone(&gateway)));
     let serving: Vec<_> = servers.into_iter().map(actix::spawn).collect();
     ready(&addresses);
     wait_for_signal().await?;
     probing.abort();
     stop(&gateway, &handles).await;
+    ending_chaos.abort();
+    gateway.end_chaos(|_| Some(EndedBy::Stop)).await;
     for server in serving {
         if let Ok(Err(e)) = server.await {
             tracing::error!(error = %e, "a listener ended badly");
