@@ -75,6 +75,11 @@ pub struct Trial {
 
 impl Trial {
     #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.end.get().is_some()
+    }
+
+    #[must_use]
     pub fn is_on(&self, cell: &EndpointCell) -> bool {
         self.cell.id == cell.id
     }

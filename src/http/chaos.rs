@@ -1,6 +1,6 @@
 //! Chaos for operators: experiments are started, looked at and ended here.
 
-use crate::engine::chaos::table;
+use crate::engine::chaos::{Trial, table};
 use crate::engine::error::ApiError;
 use crate::engine::gateway::Worker;
 use crate::http::{admin, at, body, guard, respond};
@@ -8,6 +8,7 @@ use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 use std::rc::Rc;
+use std::sync::Arc;
 
 type OfWorker = web::Data<Rc<Worker>>;
 
@@ -45,14 +46,12 @@ async fn list(request: HttpRequest, worker: OfWorker) -> HttpResponse {
         guard::operator(&worker.gateway, request.headers())?;
         worker.gateway.chaos_trials()
     };
-    told(looked(), |(running, ended)| {
+    told(looked(), |trials| {
         if respond::wants_text(&request) {
-            let all: Vec<_> = running.iter().chain(ended).cloned().collect();
-            return respond::text(table(&all));
+            return respond::text(table(trials));
         }
-        let views = |trials: &[_]| {
-            trials.iter().map(|t: &std::sync::Arc<crate::engine::chaos::Trial>| t.view()).collect::<Vec<_>>()
-        };
+        let (ended, running): (Vec<_>, Vec<_>) = trials.iter().partition(|t| t.has_ended());
+        let views = |trials: Vec<&Arc<Trial>>| trials.iter().map(|t| t.view()).collect::<Vec<_>>();
         respond::json(200, &json!({ "running": views(running), "ended": views(ended) }))
     })
 }

@@ -1,6 +1,7 @@
 //! `ledger savings` and `ledger report --resilience`: accounts that read every row of their time.
 
-use super::{ROWS_A_STEP, ReportArgs, ReportFormat, Span, failed, write};
+use super::report::ReportArgs;
+use super::{ROWS_A_STEP, ReportFormat, Span, failed, write};
 use crate::cli::download::Download;
 use crate::cli::output::Progress;
 use crate::cli::place::{self, Place, Purpose};

@@ -200,14 +200,14 @@ impl Gateway {
         Ok(json!({ "ended": ended.iter().map(|t| t.view()).collect::<Vec<_>>() }))
     }
 
-    /// The experiments that run, and the last that have ended, the newest first.
+    /// The experiments that run, then the last that have ended, the newest first.
     ///
     /// # Errors
     /// Chaos is not allowed.
-    pub fn chaos_trials(&self) -> Result<(Vec<Arc<Trial>>, Vec<Arc<Trial>>), ApiError> {
+    pub fn chaos_trials(&self) -> Result<Vec<Arc<Trial>>, ApiError> {
         self.chaos_allowed()?;
         let trials = self.chaos.trials.read();
-        Ok((trials.running.clone(), trials.ended.iter().rev().cloned().collect()))
+        Ok(trials.running.iter().chain(trials.ended.iter().rev()).cloned().collect())
     }
 
     /// One experiment, running or among the last that have ended.
