@@ -62,7 +62,8 @@ impl Latency {
     }
 
     /// The time for request `n`.
-    pub(super) fn sample(&self, seed: u64, n: u64) -> Duration {
+    #[must_use]
+    pub fn sample(&self, seed: u64, n: u64) -> Duration {
         millis(self.sample_ms(seed, n))
     }
 
@@ -140,7 +141,7 @@ pub struct Window {
 
 /// Walks a schedule forward in time.
 #[derive(Debug)]
-pub(super) struct OutageClock {
+pub struct OutageClock {
     schedule: Schedule,
     seed: u64,
     /// When the present phase ends; none: never.
@@ -151,14 +152,16 @@ pub(super) struct OutageClock {
 }
 
 impl OutageClock {
-    pub(super) fn new(schedule: Schedule, seed: u64, start: Ts) -> Self {
+    /// From `start`, up at first.
+    #[must_use]
+    pub fn new(schedule: Schedule, seed: u64, start: Ts) -> Self {
         let mut clock = Self { schedule, seed, until: None, phase: 0, start };
         clock.until = clock.end_of_phase(start);
         clock
     }
 
     /// Whether the provider is down now, and when that next changes.
-    pub(super) fn at(&mut self, now: Ts) -> (bool, Option<Ts>) {
+    pub fn at(&mut self, now: Ts) -> (bool, Option<Ts>) {
         while let Some(until) = self.until.filter(|until| *until <= now) {
             self.phase += 1;
             self.until = self.end_of_phase(until);
