@@ -42,10 +42,13 @@ pub(super) fn millis(ms: f64) -> Duration {
 
 pub use crate::domain::spread::Latency;
 
-/// The time for request `n`.
-pub(super) fn sample(latency: &Latency, seed: u64, n: u64) -> Duration {
-    let rolls = [salt::LATENCY, salt::LATENCY + 1, salt::LATENCY_TAIL].map(|salt| roll(seed, n, salt));
-    millis(latency.sample_ms(rolls))
+impl Latency {
+    /// The time for request `n`.
+    #[must_use]
+    pub fn sample(&self, seed: u64, n: u64) -> Duration {
+        let rolls = [salt::LATENCY, salt::LATENCY + 1, salt::LATENCY_TAIL].map(|salt| roll(seed, n, salt));
+        millis(self.sample_ms(rolls))
+    }
 }
 
 /// When a provider is down.
@@ -68,7 +71,7 @@ pub struct Window {
 
 /// Walks a schedule forward in time.
 #[derive(Debug)]
-pub(super) struct OutageClock {
+pub struct OutageClock {
     schedule: Schedule,
     seed: u64,
     /// When the present phase ends; none: never.
@@ -79,14 +82,16 @@ pub(super) struct OutageClock {
 }
 
 impl OutageClock {
-    pub(super) fn new(schedule: Schedule, seed: u64, start: Ts) -> Self {
+    /// From `start`, up at first.
+    #[must_use]
+    pub fn new(schedule: Schedule, seed: u64, start: Ts) -> Self {
         let mut clock = Self { schedule, seed, until: None, phase: 0, start };
         clock.until = clock.end_of_phase(start);
         clock
     }
 
     /// Whether the provider is down now, and when that next changes.
-    pub(super) fn at(&mut self, now: Ts) -> (bool, Option<Ts>) {
+    pub fn at(&mut self, now: Ts) -> (bool, Option<Ts>) {
         while let Some(until) = self.until.filter(|until| *until <= now) {
             self.phase += 1;
             self.until = self.end_of_phase(until);
@@ -155,7 +160,7 @@ mod tests {
     }
 
     fn sorted(latency: &Latency) -> Vec<f64> {
-        let mut all: Vec<f64> = (0..20_000).map(|n| sample(latency, 1, n).as_secs_f64() * 1000.0).collect();
+        let mut all: Vec<f64> = (0..20_000).map(|n| latency.sample(1, n).as_secs_f64() * 1000.0).collect();
         all.sort_by(f64::total_cmp);
         all
     }

@@ -7,7 +7,7 @@
 use super::active::{Asked, Hits, Manner, Port};
 use super::answer::Call;
 use super::conn::{Conn, Gone, Head, Unread};
-use super::dice::{millis, sample};
+use super::dice::millis;
 use super::endings::{After, What, spoil, spoilt, whole};
 use super::fault::On;
 use super::limit::Standing;
@@ -187,8 +187,8 @@ fn decide(shared: &Shared, profile: &Profile, route: &Route, head: &Head, body: 
         _ => (false, None),
     };
     let hits = shared.faults_on_request(profile, Asked { on: route.on(), stream, model }, n);
-    let injected_latency = hits.manner.latency.as_ref().map(|latency| sample(latency, profile.seed, n));
-    let first_token = injected_latency.unwrap_or_else(|| sample(&profile.latency, profile.seed, n));
+    let injected_latency = hits.manner.latency.as_ref().map(|latency| latency.sample(profile.seed, n));
+    let first_token = injected_latency.unwrap_or_else(|| profile.latency.sample(profile.seed, n));
     let (what, natural) = match call {
         Some(Ok(call)) => generated(call, &hits.manner, profile, n, first_token),
         Some(Err(reply)) => (What::Reply(reply), injected_latency.unwrap_or_default()),
