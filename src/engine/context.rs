@@ -2,10 +2,12 @@
 
 use crate::actors::messages::Plan;
 use crate::clock;
+use crate::domain::chaos::Fate;
 use crate::domain::ids::RequestId;
 use crate::domain::money::NanoUsd;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Caller;
+use crate::engine::chaos::{Ended, Struck};
 use crate::engine::gateway::{Entered, Worker};
 use crate::engine::hints::Tags;
 use crate::engine::record::{Kept, Step, ms};
@@ -55,6 +57,8 @@ pub struct RequestContext {
     endpoint: RefCell<Option<Arc<str>>>,
     /// Why an attempt that is dropped is cancelled.
     why_cancelled: Cell<&'static str>,
+    /// What experiments did to it.
+    pub struck: RefCell<Option<Box<Struck>>>,
     _entered: Entered,
 }
 
@@ -93,6 +97,7 @@ impl RequestContext {
             outcome: Cell::new(("cancelled", 499)),
             endpoint: RefCell::default(),
             why_cancelled: Cell::new("the caller went away"),
+            struck: RefCell::default(),
             _entered: opening.entered,
         })
     }
@@ -159,6 +164,29 @@ impl RequestContext {
         self.outcome.set((outcome, status));
     }
 
+    /// Tells the experiments that struck this request, or could have, how it ended.
+    fn tell_chaos(&self, took: Duration) {
+        let chaos = &self.worker.gateway.chaos;
+        let struck = self.struck.borrow();
+        if struck.is_none() && !chaos.is_running() {
+            return;
+        }
+        let plan = self.plan.borrow();
+        chaos.request_ended(&Ended {
+            struck: struck.as_deref(),
+            fate: match self.outcome.get() {
+                (_, 200..=299) => Fate::Answered,
+                (_, 499) => Fate::CallerGone,
+                _ => Fate::Lost,
+            },
+            started: self.started,
+            took,
+            cost: self.cost.get(),
+            cost_state: self.cost_state.get(),
+            cells: plan.as_ref().map_or(&[], |p| &p.route.cells),
+        });
+    }
+
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         clock::now().since(self.started)
@@ -167,6 +195,8 @@ impl RequestContext {
 
 impl Drop for RequestContext {
     fn drop(&mut self) {
+        let duration = self.elapsed();
+        self.tell_chaos(duration);
         let gateway = &self.worker.gateway;
         let (outcome, status) = self.outcome.get();
         let class = match status {
@@ -185,7 +215,7 @@ impl Drop for RequestContext {
             outcome,
             status,
             endpoint: self.endpoint.take(),
-            duration: self.elapsed(),
+            duration,
             attempts: self.attempts.get(),
             cost: self.cost.get(),
             cost_state: self.cost_state.get().as_str(),

@@ -9,6 +9,7 @@
 //!
 //! It keeps nothing and decides nothing; who may read it is decided by whoever calls.
 
+mod chaos;
 mod streams;
 
 use crate::actors::board::EndpointCell;
@@ -55,6 +56,7 @@ struct Scrape {
     started_s: f64,
     ledger: LedgerStatus,
     cells: Vec<Arc<EndpointCell>>,
+    injected: chaos::Injected,
 }
 
 impl Scrape {
@@ -73,6 +75,7 @@ impl Scrape {
             started_s: gateway.started_at.0 as f64 / 1e6,
             ledger: gateway.ledger.status(),
             cells: gateway.board.topology().cells.clone(),
+            injected: gateway.chaos.injected(),
         }
     }
 
@@ -197,6 +200,7 @@ impl Collector for Scrape {
         self.write_process(&mut families)?;
         self.write_attempts(&mut families)?;
         self.write_health(&mut families)?;
+        chaos::write(&mut families, &self.cells, &self.injected)?;
         self.write_ledger(&mut families)
     }
 }
@@ -293,6 +297,7 @@ mod tests {
                 failing: Some("no space left on device".into()),
             },
             cells,
+            injected: vec![("gemini".into(), "status", 17)],
         }
     }
 
