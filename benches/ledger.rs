@@ -151,7 +151,7 @@ fn measure(arguments: &Arguments) -> Result<bool, Failure> {
     for (name, compression) in [("csv", None), ("jsonl", None), ("csv", Some("zstd")), ("parquet", None)] {
         export(&reader, arguments, (name, compression), cost, &mut figures)?;
     }
-    let (verified, took) = timed(|| reader.verify(None, Vec::new(), &mut |_| {}));
+    let (verified, took) = timed(|| reader.verify(&mut |_| {}));
     let verified = verified?;
     if let Some(bad) = verified.first_bad {
         return Err(Failure::Differs(format!("the chain breaks at row {}: {}", bad.seq, bad.what)));

@@ -12,6 +12,8 @@ use crate::dialects::upstream::{Target, Upstream};
 use crate::domain::retry::RetryBudget;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Access;
+use crate::engine::chaos::Chaos;
+use crate::engine::course::Withheld;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::exports::Exports;
 use crate::engine::record::{Kept, Records};
@@ -45,6 +47,7 @@ pub struct Gateway {
     pub access: Access,
     pub records: Records,
     pub counters: Counters,
+    pub chaos: Chaos,
     pub(super) exports: Exports,
     config: RwLock<Arc<Config>>,
     pub retry_budget: Mutex<RetryBudget>,
@@ -70,6 +73,10 @@ pub struct Counters {
     pub failovers: AtomicU64,
     pub refusals: AtomicU64,
     pub retry_budget_spent: AtomicU64,
+    pub hedges: AtomicU64,
+    pub hedges_won: AtomicU64,
+    /// By [`Withheld`].
+    pub hedges_withheld: [AtomicU64; Withheld::ALL.len()],
 }
 
 impl Gateway {
@@ -92,6 +99,7 @@ impl Gateway {
             access,
             records: Records::default(),
             counters: Counters::default(),
+            chaos: Chaos::default(),
             exports: Exports::default(),
             retry_budget: Mutex::new(RetryBudget::new(config.retry_budget, now)),
             config: RwLock::new(config),
@@ -159,7 +167,8 @@ impl Gateway {
         let path = self.config_path.as_deref().ok_or_else(|| invalid("the demo has no configuration file".into()))?;
         let config = config::load(path).map_err(|faults| invalid(faults.to_string()))?;
         let changes = config::diff(&self.config(), &config);
-        self.apply_config(Arc::new(config)).map_err(|e| ApiError::new(Code::LedgerUnavailable, e))?;
+        let changed = self.apply_config(Arc::new(config)).map_err(|e| ApiError::new(Code::LedgerUnavailable, e))?;
+        self.end_chaos_after_reload(&changed).await;
         let listed: Vec<String> = changes.iter().map(ToString::to_string).collect();
         self.audit("reload", &path.display().to_string(), &listed.join("; ")).await?;
         Ok(json!({ "changes": changes }))
@@ -228,9 +237,9 @@ struct KeyTarget {
 impl Worker {
     /// Starts a worker's part; must be called on the worker's own arbiter.
     #[must_use]
-    pub fn start(gateway: Arc<Gateway>) -> Rc<Self> {
+    pub fn start(gateway: Arc<Gateway>, upstream: Upstream) -> Rc<Self> {
         let coordinator = Coordinator::default().start();
-        Rc::new(Self { gateway, coordinator, upstream: Upstream::default(), targets: RefCell::default() })
+        Rc::new(Self { gateway, coordinator, upstream, targets: RefCell::default() })
     }
 
     /// The prepared target of an endpoint; among several keys one by weight, `roll` in 0..1, those that the vendor refused last.

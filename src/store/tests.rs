@@ -40,7 +40,7 @@ pub(super) fn rows(store: &Store, range: TimeRange) -> Vec<Row> {
 }
 
 pub(super) fn verify(store: &Store) -> VerifyReport {
-    store.reader().verify(None, Vec::new(), &mut |_| {}).unwrap()
+    store.reader().verify(&mut |_| {}).unwrap()
 }
 
 fn assert_sound(store: &Store, count: u64) {
@@ -329,7 +329,7 @@ fn a_flipped_byte_is_reported_or_harmless() {
                 assert!(store.ledger_writer().is_err() || !report.read_only);
                 false
             }
-            Ok((store, _)) => match store.reader().verify(None, Vec::new(), &mut |_| {}) {
+            Ok((store, _)) => match store.reader().verify(&mut |_| {}) {
                 Ok(report) => {
                     report.first_bad.is_none() && {
                         assert_eq!(rows(&store, TimeRange::ALL), before, "byte {at} of {}", file.display());

@@ -183,12 +183,20 @@ impl LedgerReader {
         self.inner.signer.as_ref().map(|signer| signer.sign(statement))
     }
 
-    /// Checks the whole ledger; `progress` is told the number of rows done now and then. `trust`: whose signatures hold; left out, the
+    /// Checks the whole ledger by the keys in the store's folder; `progress` is told the number of rows done now and then.
+    ///
+    /// # Errors
+    /// The store failed. Damage to the ledger itself is in the report.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64)) -> Result<VerifyReport, StoreError> {
+        self.verify_by(None, Vec::new(), progress)
+    }
+
+    /// Checks the whole ledger. `trust`: whose signatures hold; left out, the
     /// keys in the store's folder. `elsewhere`: checkpoints that were kept somewhere else.
     ///
     /// # Errors
     /// The store failed. Damage to the ledger itself is in the report.
-    pub fn verify(
+    pub fn verify_by(
         &self,
         trust: Option<Trust>,
         elsewhere: Vec<Checkpoint>,

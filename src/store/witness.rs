@@ -217,7 +217,7 @@ mod tests {
         let record = store.reader().signed_record().unwrap();
         let good = &record.checkpoints[0];
         let check = |trust: Trust, checkpoint: Checkpoint| {
-            store.reader().verify(Some(trust), vec![checkpoint], &mut |_| {}).unwrap().first_bad
+            store.reader().verify_by(Some(trust), vec![checkpoint], &mut |_| {}).unwrap().first_bad
         };
         assert_eq!(check(Trust::Demanded(record.keys.clone()), good.clone()), None);
         let fault = check(Trust::Demanded(vec![[7; 32]]), good.clone()).unwrap();
@@ -235,7 +235,8 @@ mod tests {
         assert!(check(Trust::Keys(record.keys), later).unwrap().what.contains("missing at the end"));
         let empty = tempfile::tempdir().unwrap();
         let (unsigned, _) = open(empty.path());
-        let demanded = unsigned.reader().verify(Some(Trust::Demanded(vec![[7; 32]])), Vec::new(), &mut |_| {}).unwrap();
+        let demanded =
+            unsigned.reader().verify_by(Some(Trust::Demanded(vec![[7; 32]])), Vec::new(), &mut |_| {}).unwrap();
         assert!(demanded.first_bad.is_some());
     }
 

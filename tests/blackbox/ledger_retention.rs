@@ -36,10 +36,10 @@ fn ledger(store: &Path, args: &[&str]) -> Run {
     breakwater(&[&["ledger", args[0], "--store", &store], &args[1..]].concat(), &[])
 }
 
-/// The sums by everything, as text.
+/// Sums by what each row has and by when it came, as text.
 fn sums(store: &Path) -> Vec<String> {
     let by = |group: &str| ledger(store, &["report", "--group-by", group, "--format", "json"]).expect(0).stdout;
-    ["total", "model", "key", "tag:team", "day", "hour"].map(by).to_vec()
+    ["model", "tag:team", "hour"].map(by).to_vec()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -154,7 +154,7 @@ fn bad_input_changes_nothing_and_is_2() {
 fn killed_while_it_compacts_nothing_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let origin = dir.path().join("origin");
-    filled(&origin, 20_000);
+    filled(&origin, 10_000);
     let before = sums(&origin);
     let run = |store: &Path| {
         let mut command = std::process::Command::new(binary());
@@ -169,17 +169,17 @@ fn killed_while_it_compacts_nothing_is_lost() {
     let takes = begun.elapsed();
     let rest = ledger(&whole, &["export"]).expect(0).stdout;
     let mut halves = [0, 0];
-    for step in 1..=8 {
+    for step in 1..=6 {
         let store = dir.path().join(format!("killed-{step}"));
         copy(&origin, &store);
         let mut child = run(&store);
-        std::thread::sleep(takes * step / 8);
+        std::thread::sleep(takes * step / 6);
         let _ = child.kill();
         child.wait().unwrap();
         ledger(&store, &["verify"]).expect(0);
         assert_eq!(sums(&store), before, "step {step}");
         let left = read_csv(&ledger(&store, &["export"]).expect(0).stdout).len();
-        let done = usize::from(left != 20_000);
+        let done = usize::from(left != 10_000);
         halves[done] += 1;
         assert!(done == 0 || left == read_csv(&rest).len(), "step {step}: {left} rows");
         ledger(&store, &["compact", "--before", "2026-10-03"]).expect(0);

@@ -52,7 +52,7 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<Exit, Exit> {
             let reader = args.place.open(Purpose::Read)?.reader();
             progress.expect(reader.durable_seq());
             let elsewhere = elsewhere.into_iter().collect();
-            (reader.verify(trust, elsewhere, &mut |count| progress.at(count)).map_err(|e| place::failed(&e))?, true)
+            (reader.verify_by(trust, elsewhere, &mut |count| progress.at(count)).map_err(|e| place::failed(&e))?, true)
         }
     };
     drop(progress);
