@@ -8,6 +8,7 @@ pub mod context;
 pub mod course;
 pub mod error;
 pub mod explain;
+pub mod explanation;
 pub mod gateway;
 pub mod hints;
 pub mod operations;
