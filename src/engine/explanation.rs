@@ -144,6 +144,17 @@ fn phrase(step: &Map<String, Value>) -> String {
             format!("At {at} the request moved from {} to {} because of {why}", text(step, "from"), text(step, "to"))
         }
         "waited" => format!("At {at} it waited {took}: {}", text(step, "why")),
+        "hedged" => {
+            let after = length(number(step, "after_ms"));
+            format!("At {at} {} had been silent for {after}, so {endpoint} was asked as well", text(step, "slow"))
+        }
+        "not_hedged" => {
+            format!(
+                "After {} of silence nobody was asked as well: {}",
+                length(number(step, "after_ms")),
+                words(text(step, "why"))
+            )
+        }
         "retry_budget_spent" => format!("At {at} the retry budget of all requests allowed no further attempt"),
         other => {
             let mut told = format!("At {at} {}", words(other));
