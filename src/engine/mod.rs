@@ -4,6 +4,7 @@ pub mod access;
 pub mod attempt;
 pub mod call;
 pub mod context;
+pub mod count;
 pub mod course;
 pub mod error;
 pub mod explain;
