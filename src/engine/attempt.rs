@@ -85,6 +85,8 @@ pub struct Attempt {
     /// Strategy and rank.
     decision: Arc<str>,
     pub seen: Seen,
+    /// The kind of fault that an experiment put into this attempt.
+    pub injected: Option<&'static str>,
 }
 
 /// A settled attempt; in `strict` durability its row may not be on disk yet.
@@ -111,7 +113,15 @@ impl Attempt {
     #[must_use]
     pub fn start(ctx: &Rc<RequestContext>, permit: Permit, config: Arc<EndpointConfig>, decision: Arc<str>) -> Self {
         let number = ctx.attempt_started();
-        Self { ctx: Rc::clone(ctx), permit: Some(permit), config, number, decision, seen: Seen::default() }
+        Self {
+            ctx: Rc::clone(ctx),
+            permit: Some(permit),
+            config,
+            number,
+            decision,
+            seen: Seen::default(),
+            injected: None,
+        }
     }
 
     #[must_use]
@@ -153,6 +163,11 @@ impl Attempt {
         let ttft_us = self.seen.first_content.map(|at| micros(at.since(started)));
         let (usage, source, cost) = self.bill(outcome);
         let has_audio = self.seen.usage.is_some_and(|r| r.audio > 0);
+        if outcome.is_success()
+            && let Some(struck) = &mut *self.ctx.struck.borrow_mut()
+        {
+            struck.won = Some(usage);
+        }
         permit.finish(now, &Report { outcome, ttft_us, usage, cost, retry_after });
         self.ctx.charge(
             cost,
@@ -174,6 +189,7 @@ impl Attempt {
             ms: ms(now.since(started)),
             ttft_ms: ttft_us.map(|us| ms(Duration::from_micros(us))),
             cost_usd: cost.map(NanoUsd::usd),
+            injected: self.injected.map(Cow::Borrowed),
             message: message.to_owned(),
         });
         if !outcome.is_success() {
@@ -187,7 +203,11 @@ impl Attempt {
                 "attempt failed"
             );
         }
-        let decision = if has_audio { format!("{}{AUDIO}", self.decision).into() } else { Arc::clone(&self.decision) };
+        let decision = match (self.injected, has_audio) {
+            (None, false) => Arc::clone(&self.decision),
+            (None, true) => format!("{}{AUDIO}", self.decision).into(),
+            (Some(kind), _) => format!("{};chaos={kind}", self.decision).into(),
+        };
         let price_version = self.config.price.as_ref().map_or_else(|| "unpriced".into(), |p| Arc::clone(&p.version));
         let entry = Entry {
             at: clock::wall(),
@@ -216,6 +236,6 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let _ = self.conclude(Outcome::Cancelled, "the caller went away", None);
+        let _ = self.conclude(Outcome::Cancelled, self.ctx.why_cancelled(), None);
     }
 }

@@ -24,6 +24,7 @@ fn off(encoding: Encoding, texts: &[&str]) -> f64 {
 }
 
 #[test]
+#[allow(clippy::disallowed_macros, reason = "the table is what one runs this for")]
 fn the_estimate_is_as_near_as_documented() {
     let latin = ["English", "German", "French", "Spanish", "Polish", "Finnish", "Turkish", "Vietnamese", "Indonesian"];
     let of = |wanted: fn(&[&str], &str) -> bool| {
