@@ -121,7 +121,7 @@ async fn streams_say_where_their_tokens_come_from() {
     let (gateway, upstream) = gateway("some-model").await;
     let running = |n: usize| Some(json!({"prompt_tokens": 12, "completion_tokens": n + 1, "total_tokens": n + 13}));
     let mut count = 0;
-    let cases: Vec<(&str, Reply, &str, Option<(i64, i64)>)> = vec![
+    let cases = [
         (
             "at the end",
             Reply::Events(events(|n| (n == 13).then(|| json!({"prompt_tokens": 12, "completion_tokens": 14})), true)),
