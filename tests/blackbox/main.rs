@@ -30,3 +30,4 @@ mod secrets;
 mod shutdown;
 mod streams;
 mod supervision;
+mod usage;
