@@ -300,13 +300,11 @@ impl LedgerHandle {
     }
 
     fn tick(&self) {
-        let idle = self.0.failing.lock().is_none();
-        if let (true, Some(writer)) = (idle, self.0.writer.lock().as_mut()) {
-            let now = clock::wall();
-            match writer.tick(now) {
-                Ok(()) => self.0.upkeep.lock().look(writer, now),
-                Err(e) => self.failed(&e.to_string()),
-            }
+        let (now, mut slot) = (clock::wall(), self.0.writer.lock());
+        let Some(writer) = slot.as_mut().filter(|_| self.0.failing.lock().is_none()) else { return };
+        match writer.tick(now) {
+            Ok(()) => self.0.upkeep.lock().look(writer, now),
+            Err(e) => self.failed(&e.to_string()),
         }
     }
 
