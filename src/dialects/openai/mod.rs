@@ -2,7 +2,9 @@
 
 pub mod answer;
 mod ceiling;
+pub mod flow;
 pub mod request;
+pub mod transcript;
 
 /// Where chat completions are posted, below a provider's `base_url`.
 pub const CHAT_PATH: &str = "/chat/completions";
