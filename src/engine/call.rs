@@ -157,8 +157,11 @@ impl Call<'_> {
         };
         match Answer::read(&body) {
             Ok(answer) => {
-                attempt.seen.usage = answer.usage;
-                attempt.seen.text_bytes = answer.text_bytes;
+                attempt.seen.report(answer.usage);
+                if answer.text_bytes > 0 && attempt.seen.is_silent() {
+                    let model = Arc::clone(&attempt.config.model);
+                    self.understood.count(&body, &model, &mut attempt.seen);
+                }
             }
             Err(wrong) => return failed(attempt, wrong.outcome, &wrong.message, None),
         }

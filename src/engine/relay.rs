@@ -8,8 +8,8 @@ mod resume;
 
 use crate::clock;
 use crate::dialects::fault;
-use crate::dialects::openai::answer::Wrong;
-use crate::dialects::openai::flow::{Counted, Flow};
+use crate::dialects::openai::answer::{Chunk, Wrong};
+use crate::dialects::openai::flow::{Flow, Watcher};
 use crate::dialects::upstream::{CallError, next_chunk};
 use crate::domain::outcome::Outcome;
 use crate::domain::time::Ts;
@@ -126,7 +126,7 @@ impl Relay {
         let late = |message: &str| CallError { outcome: Outcome::FirstByteTimeout, message: message.into() };
         loop {
             let flow = &self.flow;
-            if flow.counted().has_content || flow.events() >= HEAD_EVENTS || flow.ready_bytes() >= HEAD_BYTES {
+            if flow.has_content() || flow.events() >= HEAD_EVENTS || flow.ready_bytes() >= HEAD_BYTES {
                 return Ok(());
             }
             if flow.has_ended() {
@@ -148,14 +148,7 @@ impl Relay {
     fn feed(&mut self, bytes: &[u8]) -> Result<(), Wrong> {
         self.last_bytes = clock::now();
         let Self { flow, attempt, .. } = self;
-        let fed = flow.push(bytes, |counted| cost_comment(attempt.as_mut(), counted));
-        if let Some(attempt) = attempt {
-            see(attempt, flow.counted());
-            if flow.counted().has_content {
-                attempt.seen.first_content.get_or_insert(self.last_bytes);
-            }
-        }
-        fed
+        flow.push(bytes, &mut Eye(attempt.as_mut()))
     }
 
     /// The next bytes for the client; `None` at the end. Dropping the relay cancels the upstream.
@@ -167,7 +160,7 @@ impl Relay {
             match std::mem::replace(&mut self.phase, Phase::Ended) {
                 Phase::Reading => {
                     let Self { flow, attempt, .. } = self;
-                    if flow.finish(|counted| cost_comment(attempt.as_mut(), counted)) {
+                    if flow.finish(&mut Eye(attempt.as_mut())) {
                         self.succeed().await;
                         self.phase = Phase::Tail;
                         continue;
@@ -290,18 +283,27 @@ async fn read(response: &mut Option<Response>) -> Result<Option<Bytes>, CallErro
     }
 }
 
-fn see(attempt: &mut Attempt, counted: Counted) {
-    attempt.seen.usage = counted.usage;
-    attempt.seen.text_bytes = counted.text_bytes;
-}
+/// Notes for the attempt what passes by.
+struct Eye<'a>(Option<&'a mut Attempt>);
 
-/// The comment line that tells cost and endpoint.
-fn cost_comment(attempt: Option<&mut Attempt>, counted: Counted) -> String {
-    let Some(attempt) = attempt else { return String::new() };
-    see(attempt, counted);
-    let ctx = attempt.context();
-    let cost = attempt.expected_cost().map_or_else(|| "unpriced".to_owned(), |c| (ctx.cost() + c).to_string());
-    format!(": breakwater cost_usd={cost} endpoint={} attempts={}\n", attempt.config.name, ctx.attempts())
+impl Watcher for Eye<'_> {
+    fn saw(&mut self, chunk: &Chunk<'_>) {
+        let Some(attempt) = &mut self.0 else { return };
+        let seen = &mut attempt.seen;
+        seen.report(chunk.usage);
+        chunk.text.each().for_each(|piece| seen.text.feed(piece));
+        if chunk.has_content && seen.first_content.is_none() {
+            seen.first_content = Some(clock::now());
+        }
+    }
+
+    /// The comment line that tells cost and endpoint.
+    fn comment(&mut self) -> String {
+        let Some(attempt) = &self.0 else { return String::new() };
+        let ctx = attempt.context();
+        let cost = attempt.expected_cost().map_or_else(|| "unpriced".to_owned(), |c| (ctx.cost() + c).to_string());
+        format!(": breakwater cost_usd={cost} endpoint={} attempts={}\n", attempt.config.name, ctx.attempts())
+    }
 }
 
 /// What a response that should be a stream and is none says instead.

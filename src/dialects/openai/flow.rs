@@ -1,5 +1,5 @@
-//! A stream on its way through the gateway, without sockets and clock: bytes go in, bytes for the client come out, and what was seen is
-//! counted.
+//! A stream on its way through the gateway, without sockets and clock: bytes go in, bytes for the client come out, and a
+//! [`Watcher`] sees what passes.
 //!
 //! - Events leave with the bytes they came as, in their order, however the bytes were cut into packets; those that came together leave
 //!   together. Only the usage event that Breakwater itself asked for is taken out, and one comment goes in where it was.
@@ -11,17 +11,14 @@ use crate::dialects::openai::answer::{Chunk, Wrong};
 use crate::dialects::openai::transcript::{Told, Transcript};
 use crate::dialects::sse::Decoder;
 use crate::domain::outcome::Outcome;
-use crate::domain::usage::Usage;
 use bytes::{Bytes, BytesMut};
 
-/// What has been seen of a stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
-    pub usage: Option<Usage>,
-    /// Bytes of generated text.
-    pub text_bytes: u64,
-    /// Something that the client would show has come.
-    pub has_content: bool,
+/// Who looks on.
+pub trait Watcher {
+    /// An event with this chunk passes.
+    fn saw(&mut self, chunk: &Chunk<'_>);
+    /// The line that goes in where the usage event is, or before the end; asked for once.
+    fn comment(&mut self) -> String;
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +33,8 @@ pub struct Flow {
     /// A choice has ended: an upstream that closes now has said all.
     finished: bool,
     has_comment: bool,
-    counted: Counted,
+    /// Something that the client would show has come.
+    has_content: bool,
     transcript: Option<Box<Transcript>>,
 }
 
@@ -46,11 +44,11 @@ impl Flow {
         Self { wants_usage, transcript, ..Self::default() }
     }
 
-    /// Takes what the upstream sent. `comment` is asked once for the line that stands in the usage event's place.
+    /// Takes what the upstream sent.
     ///
     /// # Errors
     /// The stream is broken; what came before is ready all the same.
-    pub fn push(&mut self, bytes: &[u8], mut comment: impl FnMut(Counted) -> String) -> Result<(), Wrong> {
+    pub fn push(&mut self, bytes: &[u8], watcher: &mut impl Watcher) -> Result<(), Wrong> {
         self.decoder.push(bytes);
         while self.end.is_none() {
             let too_large = |_| Wrong { outcome: Outcome::Protocol, message: "an event is over 16 MiB".into() };
@@ -70,11 +68,10 @@ impl Flow {
                 None => Told::AsItCame,
             };
             self.finished |= chunk.finished;
-            self.counted.usage = chunk.usage.or(self.counted.usage);
-            self.counted.text_bytes += chunk.text_bytes;
-            self.counted.has_content |= chunk.has_content;
+            self.has_content |= chunk.has_content;
+            watcher.saw(&chunk);
             if chunk.is_usage_only && chunk.usage.is_some() {
-                self.put_comment(&mut comment);
+                self.put_comment(watcher);
                 if !self.wants_usage {
                     self.ready.extend_from_slice(b"\n");
                     continue;
@@ -108,19 +105,19 @@ impl Flow {
     }
 
     /// Lets the last event go, the comment before it if it has not gone yet; `false` if there is none.
-    pub fn finish(&mut self, mut comment: impl FnMut(Counted) -> String) -> bool {
+    pub fn finish(&mut self, watcher: &mut impl Watcher) -> bool {
         let Some(end) = self.end.take() else { return false };
-        if self.put_comment(&mut comment) {
+        if self.put_comment(watcher) {
             self.ready.extend_from_slice(b"\n");
         }
         self.ready.extend_from_slice(&end);
         true
     }
 
-    fn put_comment(&mut self, comment: &mut impl FnMut(Counted) -> String) -> bool {
+    fn put_comment(&mut self, watcher: &mut impl Watcher) -> bool {
         let is_first = !std::mem::replace(&mut self.has_comment, true);
         if is_first {
-            self.ready.extend_from_slice(comment(self.counted).as_bytes());
+            self.ready.extend_from_slice(watcher.comment().as_bytes());
         }
         is_first
     }
@@ -157,8 +154,8 @@ impl Flow {
     }
 
     #[must_use]
-    pub fn counted(&self) -> Counted {
-        self.counted
+    pub fn has_content(&self) -> bool {
+        self.has_content
     }
 
     /// Bytes of an event that is not complete have come.

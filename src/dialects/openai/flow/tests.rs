@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::usage::Usage;
 use proptest::prelude::*;
 
 const COMMENT: &str = ": cost\n";
@@ -92,19 +93,38 @@ fn model(events: &[Written], wants_usage: bool) -> (Vec<u8>, Option<Vec<u8>>) {
     (out, Some(format!("{comment}data: [DONE]\n\n").into_bytes()))
 }
 
+/// Counts what it saw.
+#[derive(Default)]
+struct Eye {
+    text: String,
+    usage: Option<Usage>,
+}
+
+impl Watcher for Eye {
+    fn saw(&mut self, chunk: &Chunk<'_>) {
+        chunk.text.each().for_each(|piece| self.text.push_str(piece));
+        self.usage = chunk.usage.map(|r| r.usage).or(self.usage);
+    }
+
+    fn comment(&mut self) -> String {
+        COMMENT.to_owned()
+    }
+}
+
 struct Run {
     flow: Flow,
+    eye: Eye,
     out: Vec<u8>,
     failed: bool,
 }
 
 impl Run {
     fn new(wants_usage: bool) -> Self {
-        Self { flow: Flow::new(wants_usage, None), out: Vec::new(), failed: false }
+        Self { flow: Flow::new(wants_usage, None), eye: Eye::default(), out: Vec::new(), failed: false }
     }
 
     fn feed(&mut self, packet: &[u8]) {
-        self.failed |= self.flow.push(packet, |_| COMMENT.to_owned()).is_err();
+        self.failed |= self.flow.push(packet, &mut self.eye).is_err();
         self.drain();
     }
 
@@ -162,10 +182,10 @@ proptest! {
             prop_assert!(!run.failed);
             prop_assert_eq!(alike(&run.out), alike(&body), "nothing is held but the end");
             prop_assert!(run.flow.close(), "its choice ended");
-            prop_assert!(run.flow.finish(|_| COMMENT.to_owned()));
+            prop_assert!(run.flow.finish(&mut run.eye));
             run.drain();
             prop_assert_eq!(alike(&run.out), alike(&[body.clone(), end.clone().unwrap()].concat()));
-            prop_assert!(!run.flow.finish(|_| COMMENT.to_owned()), "once");
+            prop_assert!(!run.flow.finish(&mut run.eye), "once");
         }
     }
 
@@ -232,12 +252,14 @@ fn a_broken_event_ends_it_and_what_came_before_is_there() {
 }
 
 #[test]
-fn counts_what_it_saw() {
+fn what_passes_is_seen() {
     let mut run = Run::new(false);
+    run.feed(&write(&finish(), 1).bytes[..20]);
+    assert!(!run.flow.has_content() && run.flow.is_mid_event());
+    run.feed(&write(&finish(), 1).bytes[20..]);
     run.feed(&write(&content(1), 1).bytes);
-    let text_bytes = " t1é".len() as u64;
-    assert_eq!(run.flow.counted(), Counted { usage: None, text_bytes, has_content: true });
     run.feed(&write(&usage(), 1).bytes);
-    assert_eq!(run.flow.counted().usage, Some(Usage { input: 3, output: 5, ..Usage::default() }));
-    assert_eq!(run.flow.events(), 2);
+    assert_eq!(run.eye.text, " t1é");
+    assert_eq!(run.eye.usage, Some(Usage { input: 3, output: 5, ..Usage::default() }));
+    assert_eq!((run.flow.events(), run.flow.has_content()), (3, true));
 }
