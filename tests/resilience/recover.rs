@@ -99,7 +99,7 @@ async fn every_cut_point_with_overlap_and_from_the_start() {
         Answer::Continue { overlap: 4 },
         Answer::Numbered {},
     ] {
-        let (a, b) = (paced("a", Answer::Numbered {}), paced("b", answer.clone()));
+        let (a, b) = (paced("a", Answer::Numbered {}), paced("b", answer));
         let gateway = gateway_for(&[&a, &b]).await;
         for events in 1..TOKENS as u64 {
             set(&a, FaultKind::CutAfter { events, reset: false });
