@@ -24,6 +24,7 @@ pub mod report;
 pub mod resilience;
 pub mod retry;
 pub mod savings;
+pub mod seam;
 pub mod settings;
 pub mod spread;
 pub mod strategy;

@@ -41,7 +41,8 @@ pub struct Understood<'a> {
     pub prompt_tokens: u64,
     /// Expected at most.
     pub completion_tokens: u64,
-    complexity: Option<Classified>,
+    /// Judged where the strategy asks for it.
+    pub complexity: Option<Classified>,
 }
 
 /// Understands a request body; `hints` are those of its headers.

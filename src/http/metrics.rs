@@ -287,7 +287,13 @@ mod tests {
             failovers: 6,
             refusals: 8,
             retry_budget_spent: 9,
-            streams: Streams { hedges: 21, hedges_won: 20, withheld: [22, 23, 24, 25] },
+            streams: Streams {
+                hedges: 21,
+                hedges_won: 20,
+                recovered: 26,
+                not_recovered: 27,
+                withheld: [22, 23, 24, 25],
+            },
             started_s: 1_795_461_720.25,
             ledger: LedgerStatus {
                 waiting: 11,
@@ -370,6 +376,8 @@ mod tests {
             ("hedges_total", 21.0),
             ("hedges_won_total", 20.0),
             ("hedges_withheld_total{reason=\"retry_budget_under_half\"}", 23.0),
+            ("streams_recovered_total", 26.0),
+            ("streams_not_recovered_total", 27.0),
             ("process_start_time_seconds", 1_795_461_720.25),
             ("ledger_rows_waiting", 11.0),
             ("ledger_durable_seq", 1234.0),
