@@ -20,6 +20,7 @@ pub mod money;
 pub mod outcome;
 pub mod plan;
 pub mod price;
+pub mod reconcile;
 pub mod report;
 pub mod resilience;
 pub mod retry;
