@@ -10,7 +10,7 @@ use crate::actors::messages::Commit;
 use crate::clock;
 use crate::config::model::{Durability, OnStoreFailure};
 use crate::domain::ledger::Entry;
-use crate::store::{Area, LedgerItem, LedgerReader, LedgerWriter, StateStore};
+use crate::store::{Area, LedgerItem, LedgerReader, LedgerWriter, StateStore, StoreError};
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -52,6 +52,13 @@ pub enum StateWrite {
     Audit {
         bytes: Vec<u8>,
     },
+    /// Removes a value, once every row that came before is on disk.
+    Forget {
+        area: Area,
+        name: Arc<str>,
+    },
+    /// Only tells when everything that came before is on disk.
+    Nothing,
 }
 
 /// Told when the item is on disk, or why it is not.
@@ -67,17 +74,19 @@ struct Queued {
 struct Batch {
     ledger: Vec<LedgerItem>,
     state: VecDeque<StateWrite>,
+    forgotten: Vec<(Area, Arc<str>)>,
     done: Vec<Done>,
 }
 
 impl Batch {
     fn len(&self) -> usize {
-        self.ledger.len() + self.state.len()
+        self.ledger.len() + self.state.len() + self.forgotten.len()
     }
 
     fn take(&mut self, queued: Queued) {
         match queued.item {
             Item::Ledger(item) => self.ledger.push(item),
+            Item::State(StateWrite::Forget { area, name }) => self.forgotten.push((area, name)),
             Item::State(change) => self.state.push_back(change),
         }
         self.done.extend(queued.done);
@@ -177,11 +186,17 @@ impl LedgerHandle {
         wait.await.unwrap_or_else(|_| Err("the store's queue is full".into()))
     }
 
+    /// Queues the removal of a value, behind the rows that came before; nobody waits for it.
+    pub fn forget(&self, area: Area, name: Arc<str>) {
+        self.push(Item::State(StateWrite::Forget { area, name }));
+    }
+
     fn enqueue(&self, queued: Queued) {
         let urgent = match &queued.item {
             Item::Ledger(_) => queued.done.is_some(),
             Item::State(StateWrite::Put { durable, .. }) => *durable,
-            Item::State(StateWrite::Audit { .. }) => true,
+            Item::State(StateWrite::Audit { .. } | StateWrite::Nothing) => true,
+            Item::State(StateWrite::Forget { .. }) => false,
         };
         {
             let mut queue = self.0.queue.lock();
@@ -304,8 +319,15 @@ impl LedgerHandle {
         let writer = slot.as_mut().ok_or("the ledger is closed")?;
         while let Some(change) = batch.state.front() {
             let written = match change {
+                // Many requests open at the same time: one write to disk for all of them.
+                StateWrite::Put { area: Area::Open, .. } => {
+                    let count = self.open_together(&batch.state).map_err(|e| e.to_string())?;
+                    batch.state.drain(..count);
+                    continue;
+                }
                 StateWrite::Put { area, name, bytes, durable } => self.0.state.put(*area, name, bytes, *durable),
                 StateWrite::Audit { bytes } => self.0.state.audit(bytes),
+                StateWrite::Forget { .. } | StateWrite::Nothing => Ok(()),
             };
             written.map_err(|e| e.to_string())?;
             // Written for good: another try of this batch must not write it twice.
@@ -313,7 +335,24 @@ impl LedgerHandle {
         }
         let seq = writer.append(&batch.ledger, clock::wall()).map_err(|e| e.to_string())?;
         self.0.durable_seq.store(seq, Release);
+        batch.ledger.clear();
+        for chunk in batch.forgotten.chunk_by(|a, b| a.0 == b.0) {
+            let names: Vec<&str> = chunk.iter().map(|(_, name)| &**name).collect();
+            let Some((area, _)) = chunk.first() else { continue };
+            self.0.state.delete_all(*area, &names, false).map_err(|e| e.to_string())?;
+        }
+        batch.forgotten.clear();
         Ok(())
+    }
+
+    /// Writes the values of [`Area::Open`] that the changes begin with; returns how many.
+    fn open_together(&self, changes: &VecDeque<StateWrite>) -> Result<usize, StoreError> {
+        let values = changes.iter().map_while(|change| match change {
+            StateWrite::Put { area: Area::Open, name, bytes, .. } => Some((&**name, bytes.as_slice())),
+            _ => None,
+        });
+        let values: Vec<(&str, &[u8])> = values.collect();
+        self.0.state.put_all(Area::Open, &values, true).map(|()| values.len())
     }
 }
 

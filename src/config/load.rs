@@ -3,6 +3,7 @@
 //! The blocks are read in the order of what they need: `defaults` and `providers`, then `endpoints`, then `routes`. Names are
 //! checked against each other here. A route hides an endpoint of its name, and a warning says so.
 
+use crate::config::budget;
 use crate::config::endpoint;
 use crate::config::fault::{Fault, Faults};
 use crate::config::intelligent;
@@ -113,7 +114,8 @@ fn read(root: &mut Section<'_>) -> Config {
     let endpoints: Vec<Arc<EndpointConfig>> = fields.iter().filter_map(endpoint).map(Arc::new).collect();
     let names: Vec<(Arc<str>, Mark)> = fields.iter().map(|(name, f)| ((*name).into(), f.key_at)).collect();
     let routes = routes(root, &names, &route_defaults);
-    root.unsupported(&["budgets", "keys", "ledger"]);
+    let budgets = budget::read(root, &endpoints, &routes);
+    root.unsupported(&["keys", "ledger"]);
     Config {
         server,
         store,
@@ -121,6 +123,7 @@ fn read(root: &mut Section<'_>) -> Config {
         defaults: Arc::new(endpoint_defaults),
         endpoints,
         routes,
+        budgets,
         retry_budget,
         intelligent,
         ranking,

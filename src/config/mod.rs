@@ -6,6 +6,7 @@
 
 pub mod address;
 mod baseline;
+mod budget;
 pub mod catalogue;
 pub mod demo;
 pub mod diff;

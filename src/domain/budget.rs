@@ -7,10 +7,11 @@
 //! - *Soft*: what is expected is reserved. A budget that is exceeded refuses nobody; requests go to cheaper endpoints instead.
 //!
 //! [`period`] says when a period begins and ends, [`book`] keeps what is spent and reserved, [`ceiling`] knows what an attempt can
-//! cost at most. All of it is pure: the time is an argument.
+//! cost at most, [`open`] is what a killed process remembers. All of it is pure: the time is an argument.
 
 pub mod book;
 pub mod ceiling;
+pub mod open;
 pub mod period;
 
 use crate::domain::money::NanoUsd;
@@ -58,6 +59,41 @@ pub struct Terms {
     pub timezone: Zone,
     #[serde(default)]
     pub mode: Mode,
+}
+
+impl Terms {
+    /// As operators see them.
+    #[must_use]
+    pub fn to_view(&self) -> serde_json::Value {
+        serde_json::json!({
+            "amount_usd": self.amount.usd(),
+            "period": self.period.as_str(),
+            "timezone": self.timezone.name(),
+            "mode": self.mode.as_str(),
+        })
+    }
+
+    /// Reads terms as the API and the command line give them; what is left out is a calendar month in UTC, hard.
+    ///
+    /// # Errors
+    /// The field at fault, and what is allowed.
+    pub fn parse(
+        amount: &str,
+        period: Option<&str>,
+        timezone: Option<&str>,
+        mode: Option<&str>,
+    ) -> Result<Self, (&'static str, String)> {
+        let word = |field, text: &str, allowed: &str| (field, format!("`{text}` is not one of {allowed}"));
+        let period = period.map(|p| Period::parse(p).ok_or_else(|| word("period", p, "day, week, month, total")));
+        let mode = mode.map(|m| Mode::parse(m).ok_or_else(|| word("mode", m, "hard, soft")));
+        let timezone = timezone.map(|z| Zone::parse(z).map_err(|e| ("timezone", e)));
+        Ok(Self {
+            amount: parse_amount(amount).map_err(|e| ("amount_usd", e))?,
+            period: period.transpose()?.unwrap_or_default(),
+            timezone: timezone.transpose()?.unwrap_or_default(),
+            mode: mode.transpose()?.unwrap_or_default(),
+        })
+    }
 }
 
 /// Which attempts a budget is charged with.

@@ -4,12 +4,15 @@
 use crate::actors::permit::{Permit, Report};
 use crate::clock;
 use crate::config::model::EndpointConfig;
+use crate::dialects::openai::request::MaxTokens;
+use crate::domain::budget::open::OpenAttempt;
 use crate::domain::ledger::Entry;
 use crate::domain::money::NanoUsd;
 use crate::domain::outcome::Outcome;
 use crate::domain::time::{Ts, micros};
 use crate::domain::usage::{Usage, UsageSource};
 use crate::engine::context::{CostState, RequestContext};
+use crate::engine::hold::Hold;
 use crate::engine::record::{Step, ms};
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -38,6 +41,7 @@ pub struct Attempt {
     number: u32,
     /// Strategy and rank.
     decision: Arc<str>,
+    hold: Hold,
     pub seen: Seen,
 }
 
@@ -63,9 +67,47 @@ impl Settled {
 
 impl Attempt {
     #[must_use]
-    pub fn start(ctx: &Rc<RequestContext>, permit: Permit, config: Arc<EndpointConfig>, decision: Arc<str>) -> Self {
+    pub fn start(
+        ctx: &Rc<RequestContext>,
+        permit: Permit,
+        config: Arc<EndpointConfig>,
+        decision: Arc<str>,
+        hold: Hold,
+    ) -> Self {
         let number = ctx.attempt_started();
-        Self { ctx: Rc::clone(ctx), permit: Some(permit), config, number, decision, seen: Seen::default() }
+        ctx.set_cap(hold.cap());
+        let over = ctx.over_soft_budget || hold.is_exceeded();
+        let decision = if over { format!("{decision};soft_budget").into() } else { decision };
+        Self { ctx: Rc::clone(ctx), permit: Some(permit), config, number, decision, hold, seen: Seen::default() }
+    }
+
+    /// A maximum that the request has to carry for a hard budget's sake.
+    #[must_use]
+    pub fn max_tokens(&self) -> Option<MaxTokens> {
+        self.hold.max_tokens(&self.config)
+    }
+
+    /// To be awaited before anything is sent: what a hard budget holds for it is then on disk.
+    pub async fn secure(&mut self) {
+        let Self { ctx, config, number, decision, hold, .. } = self;
+        hold.secure(|prompt_tokens, completion_tokens, ceiling| OpenAttempt {
+            at: clock::wall(),
+            request_id: ctx.id.shared(),
+            attempt: u16::try_from(*number).unwrap_or(u16::MAX),
+            endpoint: Arc::clone(&config.name),
+            provider: Arc::clone(&config.provider.name),
+            model: Arc::clone(&config.model),
+            route: Arc::clone(&ctx.route),
+            key_id: ctx.caller.key_id(),
+            tags: Arc::clone(&ctx.tags),
+            stream: ctx.stream,
+            prompt_tokens,
+            completion_tokens,
+            ceiling,
+            price_version: config.price.as_ref().map_or_else(|| "unpriced".into(), |p| Arc::clone(&p.version)),
+            decision: Arc::clone(decision),
+        })
+        .await;
     }
 
     #[must_use]
@@ -90,6 +132,8 @@ impl Attempt {
             Some(usage) => (usage, UsageSource::Reported),
             None if outcome == Outcome::Success || self.seen.text_bytes > 0 => {
                 let output = self.seen.text_bytes.div_ceil(BYTES_PER_TOKEN);
+                // A guess, and the upstream was told a maximum.
+                let output = self.hold.most_completion_tokens().map_or(output, |most| output.min(most));
                 (Usage { input: self.ctx.prompt_tokens, output, ..Usage::default() }, UsageSource::Estimated)
             }
             None => (Usage::default(), UsageSource::None),
@@ -146,8 +190,9 @@ impl Attempt {
             );
         }
         let price_version = self.config.price.as_ref().map_or_else(|| "unpriced".into(), |p| Arc::clone(&p.version));
+        let at = clock::wall();
         let entry = Entry {
-            at: clock::wall(),
+            at,
             request_id: self.ctx.id.shared(),
             attempt: u16::try_from(self.number).unwrap_or(u16::MAX),
             endpoint: Arc::clone(&self.config.name),
@@ -167,7 +212,10 @@ impl Attempt {
             price_version,
             decision: Arc::clone(&self.decision),
         };
-        Settled(self.ctx.worker.gateway.ledger.push_row(entry))
+        let settled = Settled(self.ctx.worker.gateway.ledger.push_row(entry));
+        // Behind the row: what is on disk of the hold goes only after it.
+        std::mem::take(&mut self.hold).settle(&self.ctx, &self.config.name, at, cost.unwrap_or_default());
+        settled
     }
 }
 

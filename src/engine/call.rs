@@ -58,7 +58,8 @@ impl Call<'_> {
             Err(e) => return failed(attempt, Outcome::ConnectFailed, &e, None),
         };
         let late = if self.patience.is_callers { Outcome::DeadlineExceeded } else { Outcome::FirstByteTimeout };
-        let body = Bytes::from(self.understood.request.upstream_body(&config.model));
+        attempt.secure().await;
+        let body = Bytes::from(self.understood.request.upstream_body(&config.model, attempt.max_tokens()));
         let first_byte = self.patience.first_byte;
         let response = match tokio::time::timeout(first_byte, worker.upstream.post_chat(&target, body)).await {
             Err(_) => return failed(attempt, late, "no first byte in time", None),
@@ -159,6 +160,7 @@ impl Call<'_> {
             elapsed: self.ctx.elapsed(),
             cost_usd: self.ctx.cost().to_string(),
             cost_state: self.ctx.cost_state(),
+            max_tokens: self.ctx.cap(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::dialects::upstream::{Target, Upstream};
 use crate::domain::retry::RetryBudget;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Access;
+use crate::engine::budgets::Budgets;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::record::{Kept, Records};
 use crate::store::{LedgerItem, RequestRecord};
@@ -43,6 +44,7 @@ pub struct Gateway {
     pub supervisor: Addr<Supervisor>,
     pub access: Access,
     pub records: Records,
+    pub budgets: Budgets,
     pub counters: Counters,
     config: RwLock<Arc<Config>>,
     pub retry_budget: Mutex<RetryBudget>,
@@ -89,6 +91,7 @@ impl Gateway {
             supervisor,
             access,
             records: Records::default(),
+            budgets: Budgets::default(),
             counters: Counters::default(),
             retry_budget: Mutex::new(RetryBudget::new(config.retry_budget, now)),
             config: RwLock::new(config),
@@ -151,12 +154,13 @@ impl Gateway {
     ///
     /// # Errors
     /// There is no file (demo), it has faults, or the store cannot be read; nothing was changed.
-    pub async fn reload(&self) -> Result<Value, ApiError> {
+    pub async fn reload(self: &Arc<Self>) -> Result<Value, ApiError> {
         let invalid = |m: String| ApiError::new(Code::InvalidRequest, m);
         let path = self.config_path.as_deref().ok_or_else(|| invalid("the demo has no configuration file".into()))?;
         let config = config::load(path).map_err(|faults| invalid(faults.to_string()))?;
         let changes = config::diff(&self.config(), &config);
         self.apply_config(Arc::new(config)).map_err(|e| ApiError::new(Code::LedgerUnavailable, e))?;
+        self.refresh_budgets().await;
         let listed: Vec<String> = changes.iter().map(ToString::to_string).collect();
         self.audit("reload", &path.display().to_string(), &listed.join("; ")).await?;
         Ok(json!({ "changes": changes }))

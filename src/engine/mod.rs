@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod attempt;
+pub mod budgets;
 pub mod call;
 pub mod context;
 pub mod course;
@@ -9,6 +10,7 @@ pub mod error;
 pub mod explain;
 pub mod gateway;
 pub mod hints;
+pub mod hold;
 pub mod operations;
 pub mod place;
 pub mod probe;

@@ -9,6 +9,7 @@ use crate::domain::intelligent::IntelligentSettings;
 use crate::domain::strategy::StrategyKind;
 use crate::domain::time::Ts;
 use crate::engine::access::Caller;
+use crate::engine::context::RequestContext;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Worker;
 use crate::engine::hints::Hints;
@@ -86,6 +87,12 @@ fn judge(request: &ChatRequest, settings: &IntelligentSettings) -> Classified {
 }
 
 impl Understood<'_> {
+    /// Prompt tokens at most, for what must not cost more than was reserved.
+    #[must_use]
+    pub fn prompt_tokens_ceiling(&self) -> u64 {
+        self.prompt_tokens.saturating_add(self.prompt_tokens / 2).saturating_add(16)
+    }
+
     /// What a Coordinator is asked.
     #[must_use]
     pub fn plan_request(&self, config: Arc<Config>, now: Ts) -> PlanRequest {
@@ -98,6 +105,7 @@ impl Understood<'_> {
             hints: self.hints.routing,
             no_fallback: self.hints.no_fallback,
             complexity: self.complexity,
+            hard_budget: None,
             config,
             look_only: false,
         }
@@ -107,8 +115,15 @@ impl Understood<'_> {
     ///
     /// # Errors
     /// 500 when it is gone.
-    pub async fn plan(&self, worker: &Rc<Worker>, config: Arc<Config>, now: Ts) -> Result<Plan, ApiError> {
-        ask(worker, self.plan_request(config, now)).await
+    pub async fn plan(&self, worker: &Rc<Worker>, config: Arc<Config>, ctx: &RequestContext) -> Result<Plan, ApiError> {
+        let mut request = self.plan_request(config, ctx.started);
+        if let Some(applied) = &ctx.budgets {
+            request.hard_budget = applied.hard();
+            if ctx.over_soft_budget {
+                request.strategy = Some(StrategyKind::CostBased);
+            }
+        }
+        ask(worker, request).await
     }
 
     /// The plan that [`Self::plan`] would give now, without anybody's turn being used up.
