@@ -40,15 +40,13 @@ pub fn assemble(startup: Startup, ledger_arbiter: &ArbiterHandle) -> Result<Asse
     let mut writer = store.ledger_writer()?;
     let open = store.settle_open(&mut writer, clock::wall())?;
     if open > 0 {
-        tracing::warn!(open, "requests under hard budgets were open at the last end: each is charged what was reserved for it");
+        tracing::warn!(
+            open,
+            "requests under hard budgets were open at the last end: each is charged what was reserved for it"
+        );
     }
-    let ledger = LedgerHandle::new(
-        writer,
-        store.reader(),
-        store.state(),
-        config.store.durability,
-        config.store.on_failure,
-    );
+    let ledger =
+        LedgerHandle::new(writer, store.reader(), store.state(), config.store.durability, config.store.on_failure);
     drop(store);
     let events = Events::default();
     let supervisor = Supervisor::new(ledger.clone(), ledger_arbiter.clone(), events.clone()).start();

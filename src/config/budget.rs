@@ -105,7 +105,9 @@ fn zone(s: &Scalar) -> Result<Zone, String> {
 
 fn own_name(s: &Scalar) -> Result<Arc<str>, String> {
     match TAKEN.into_iter().find(|taken| s.text.starts_with(taken)) {
-        Some(taken) => Err(format!("another beginning than `{taken}`, which is for budgets without a name of their own")),
+        Some(taken) => {
+            Err(format!("another beginning than `{taken}`, which is for budgets without a name of their own"))
+        }
         None => name(s),
     }
 }
@@ -186,20 +188,35 @@ mod tests {
     fn every_fault_has_its_place_and_says_what_is_allowed() {
         let cases = [
             ("{name: x, tag: a=b}", "budgets[0]: `amount` is missing; expected an amount in USD above 0"),
-            ("{name: x, tag: a=b, amount: ten}", "9:34: budgets[0].amount: `ten` is not allowed; expected an amount in USD"),
+            (
+                "{name: x, tag: a=b, amount: ten}",
+                "9:34: budgets[0].amount: `ten` is not allowed; expected an amount in USD",
+            ),
             ("{name: x, tag: a=b, amount: 0}", "`0` is not allowed"),
             ("{name: x, tag: a=b, amount: -5}", "`-5` is not allowed"),
             ("{name: x, tag: a=b, amount: 1e3}", "`1e3` is not allowed"),
             ("{name: x, tag: a=b, amount: 0.0000000001}", "`0.0000000001` is not allowed"),
             ("{name: x, tag: a=b, amount: 99999999999}", "`99999999999` is not allowed"),
             ("{name: x, tag: a=b, amount: .nan}", "`.nan` is not allowed"),
-            ("{name: x, tag: a=b, amount: 5, period: year}", "9:45: budgets[0].period: `year` is not allowed; expected one of day, week, month, total"),
-            ("{name: x, tag: a=b, amount: 5, timezone: Mars}", "budgets[0].timezone: `Mars` is not allowed; expected a time zone of the IANA"),
-            ("{name: x, tag: a=b, amount: 5, mode: firm}", "budgets[0].mode: `firm` is not allowed; expected one of hard, soft"),
+            (
+                "{name: x, tag: a=b, amount: 5, period: year}",
+                "9:45: budgets[0].period: `year` is not allowed; expected one of day, week, month, total",
+            ),
+            (
+                "{name: x, tag: a=b, amount: 5, timezone: Mars}",
+                "budgets[0].timezone: `Mars` is not allowed; expected a time zone of the IANA",
+            ),
+            (
+                "{name: x, tag: a=b, amount: 5, mode: firm}",
+                "budgets[0].mode: `firm` is not allowed; expected one of hard, soft",
+            ),
             ("{name: x, amount: 5}", "the budget has 0 scopes; expected one of `key: ID`"),
             ("{name: x, tag: a=b, route: chat, amount: 5}", "the budget has 2 scopes"),
             ("{name: x, tag: a, amount: 5}", "budgets[0].tag: `a` is not allowed; expected a tag and its value"),
-            ("{name: x, key: abc, amount: 5}", "budgets[0].key: `abc` is not allowed; expected the id of a virtual key"),
+            (
+                "{name: x, key: abc, amount: 5}",
+                "budgets[0].key: `abc` is not allowed; expected the id of a virtual key",
+            ),
             ("{name: x, route: caht, amount: 5}", "nothing of the name `caht` can be asked for, did you mean `chat`?"),
             ("{name: x, endpoint: b, amount: 5}", "nothing of the name `b` is an endpoint"),
             ("{name: x, endpoint: bare, amount: 5}", "has a hard budget but no price"),
@@ -214,6 +231,8 @@ mod tests {
         let twice = "budgets:\n  - {name: x, tag: a=b, amount: 5}\n  - {name: x, tag: a=c, amount: 5}\n";
         assert!(read(twice).unwrap_err()[0].contains("10:5: budgets[1]: the name `x` is taken"));
         assert!(read("budgets: {}\n").unwrap_err()[0].contains("expected a list"));
-        assert!(read("  r: {strategy: priority, endpoints: [a], budget: 5}\n").unwrap_err()[0].contains("routes.r.budget"));
+        assert!(
+            read("  r: {strategy: priority, endpoints: [a], budget: 5}\n").unwrap_err()[0].contains("routes.r.budget")
+        );
     }
 }

@@ -20,6 +20,7 @@ pub enum Block {
     Strategies,
     Budgets,
     Budget,
+    Chaos,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -57,6 +58,7 @@ impl fmt::Display for Change {
             Block::Strategies => "strategies",
             Block::Budgets => "budgets",
             Block::Budget => "budget",
+            Block::Chaos => "chaos",
         };
         f.write_str(block)?;
         if !self.name.is_empty() {
@@ -113,6 +115,8 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     once(&mut changes, Block::Strategies, ranking, false);
     let shared = differing!(&old.budgets, &new.budgets, ceiling_tokens, wait);
     once(&mut changes, Block::Budgets, shared, false);
+    once(&mut changes, Block::Chaos, differing!(&old.chaos, &new.chaos, allowed), false);
+    once(&mut changes, Block::Chaos, differing!(&old.chaos, &new.chaos, experiments), true);
     named(&mut changes, Block::Provider, &old.providers, &new.providers, provider);
     named(&mut changes, Block::Endpoint, &old.endpoints, &new.endpoints, endpoint);
     named(&mut changes, Block::Route, &old.routes, &new.routes, route);
@@ -131,11 +135,13 @@ fn provider(old: &ProviderConfig, new: &ProviderConfig) -> Vec<&'static str> {
 }
 
 fn endpoint(old: &EndpointConfig, new: &EndpointConfig) -> Vec<&'static str> {
-    differing!(old, new, provider, model, price, limits, weight, quality, timeouts, breaker, probe, domain, context, budget)
+    differing!(
+        old, new, provider, model, price, limits, weight, quality, timeouts, breaker, probe, domain, context, budget
+    )
 }
 
 fn route(old: &RouteConfig, new: &RouteConfig) -> Vec<&'static str> {
-    differing!(old, new, strategy, endpoints, retry, deadline, budget)
+    differing!(old, new, strategy, endpoints, retry, deadline, hedge, budget)
 }
 
 fn budget(old: &Budget, new: &Budget) -> Vec<&'static str> {

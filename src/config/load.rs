@@ -4,6 +4,7 @@
 //! checked against each other here. A route hides an endpoint of its name, and a warning says so.
 
 use crate::config::budget;
+use crate::config::chaos;
 use crate::config::endpoint;
 use crate::config::fault::{Fault, Faults};
 use crate::config::intelligent;
@@ -50,7 +51,7 @@ fn folder(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
-fn read_file(path: &Path) -> Result<(String, String), Faults> {
+pub fn read_file(path: &Path) -> Result<(String, String), Faults> {
     let name = path.display().to_string();
     let fault = |message: String| Faults::one(Fault::of_file(&name, message));
     let mut bytes = Vec::new();
@@ -115,6 +116,8 @@ fn read(root: &mut Section<'_>) -> Config {
     let names: Vec<(Arc<str>, Mark)> = fields.iter().map(|(name, f)| ((*name).into(), f.key_at)).collect();
     let routes = routes(root, &names, &route_defaults);
     let budgets = budget::read(root, &endpoints, &routes);
+    let endpoint_names: Vec<Arc<str>> = names.into_iter().map(|(name, _)| name).collect();
+    let chaos = chaos::chaos(root, &endpoint_names);
     root.unsupported(&["keys", "ledger"]);
     Config {
         server,
@@ -127,6 +130,7 @@ fn read(root: &mut Section<'_>) -> Config {
         retry_budget,
         intelligent,
         ranking,
+        chaos,
         warnings: Vec::new(),
     }
 }
@@ -136,7 +140,7 @@ fn defaults(root: &mut Section<'_>) -> (EndpointDefaults, RouteDefaults) {
         Some(mut s) => {
             let endpoint = endpoint::settings(&mut s, &EndpointDefaults::default());
             let route = route::settings(&mut s, &RouteDefaults::default());
-            s.unsupported(&["hedge", "recover"]);
+            s.unsupported(&["recover"]);
             (endpoint, route)
         }
         None => <_>::default(),

@@ -8,6 +8,7 @@ pub mod address;
 mod baseline;
 mod budget;
 pub mod catalogue;
+mod chaos;
 pub mod demo;
 pub mod diff;
 mod endpoint;
@@ -28,6 +29,7 @@ mod tree;
 mod variables;
 
 pub use baseline::baseline;
+pub use chaos::{experiment_from_json, experiments_from_file};
 pub use demo::demo;
 pub use diff::diff;
 pub use fault::{Fault, Faults};

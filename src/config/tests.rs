@@ -42,7 +42,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "colour: red",
-            "c.yaml:1:1: colour: unknown key; allowed: budget_ceiling_tokens, budget_wait, budgets, defaults, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
+            "c.yaml:1:1: colour: unknown key; allowed: budget_ceiling_tokens, budget_wait, budgets, chaos, defaults, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
         ),
         (
             "server: {listen: localhost}",
@@ -223,8 +223,13 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
             "c.yaml:6:42: routes.r.endpoints[1]: no endpoint has the name `claude`; expected a name from `endpoints`",
         ),
         (
-            "+routes:\n  r: {strategy: priority, endpoints: [a], hedge: {after: p95}}",
-            "c.yaml:6:43: routes.r.hedge: is not supported in this version; remove it",
+            "+routes:\n  r: {strategy: priority, endpoints: [a], hedge: {after: p0, max_extra: 0}}",
+            "c.yaml:6:58: routes.r.hedge.after: `p0` is not allowed; expected a percentile from p1 to p99, or a duration from 1ms to 1h|\
+             c.yaml:6:73: routes.r.hedge.max_extra: `0` is not allowed; expected a share above 0 to 1, such as 0.5",
+        ),
+        (
+            "+routes:\n  r: {strategy: priority, endpoints: [a], hedge: on}",
+            "c.yaml:6:50: routes.r.hedge: `on` is not allowed; expected {after, floor, max_extra}, or off",
         ),
         (
             "+routes:\n  r: {strategy: priority, endpoints: [a], recover: continue}",
@@ -240,7 +245,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "defaults: {provider: p}",
-            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, limits, probe, quality, retry, timeouts, weight",
+            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, retry, timeouts, weight",
         ),
         ("", "c.yaml: is empty; it must hold a map of keys"),
         ("just text", "c.yaml:1:1: a single value stands here; expected a map of keys"),
@@ -508,5 +513,36 @@ proptest! {
     #[test]
     fn no_text_of_yaml_signs_panics(text in "[a-z{}\\[\\]:,&*!|>'\"%@`#?\\- \n\t$0-9.~<=]{0,200}") {
         let _ = read(&text);
+    }
+}
+
+#[test]
+fn chaos_is_off_unless_allowed() {
+    let with = |chaos: &str| {
+        let text = format!(
+            "providers: {{p: {{base_url: 'http://127.0.0.1:9/v1', allow_private: true}}}}\n\
+             endpoints: {{a: {{provider: p, model: m, price: {{input: 1, output: 1}}}}}}\n{chaos}\n"
+        );
+        parse("c.yaml", &text, &|_| None, Path::new("")).map(|c| c.chaos).map_err(|e| e.to_string())
+    };
+    let experiments = |chaos: &str| with(chaos).map(|c| (c.allowed, c.experiments.len()));
+    assert_eq!(experiments(""), Ok((false, 0)));
+    assert_eq!(experiments("chaos: off"), Ok((false, 0)));
+    assert_eq!(experiments("chaos: allowed"), Ok((true, 0)));
+    assert_eq!(experiments("chaos: {allowed: true}"), Ok((true, 0)));
+    let one = "{endpoint: a, share: 0.5, for: 1m, fault: {kind: hang}}";
+    assert_eq!(experiments(&format!("chaos: {{allowed: true, experiments: [{one}, {one}]}}")), Ok((true, 2)));
+    for (chaos, why) in [
+        ("chaos: on", "chaos: `on` is not allowed; expected one of off, allowed"),
+        ("chaos: {alowed: true}", "chaos.alowed: unknown key, did you mean `allowed`?"),
+        (&format!("chaos: {{experiments: [{one}]}}"), "chaos.experiments: experiments need `allowed: true`"),
+        (
+            &format!("chaos: {{allowed: true, experiments: [{}]}}", one.replace("endpoint: a", "endpoint: b")),
+            "chaos.experiments[0].endpoint: no endpoint has the name `b`",
+        ),
+        (&format!("chaos: {{allowed: true, experiments: [{one}, {one}, {one}]}}"), "take more than all"),
+    ] {
+        let got = with(chaos).unwrap_err();
+        assert!(got.contains(why), "{chaos}: {got}");
     }
 }

@@ -43,6 +43,8 @@ pub struct Attempt {
     decision: Arc<str>,
     hold: Hold,
     pub seen: Seen,
+    /// The kind of fault that an experiment put into this attempt.
+    pub injected: Option<&'static str>,
 }
 
 /// A settled attempt; in `strict` durability its row may not be on disk yet.
@@ -78,7 +80,16 @@ impl Attempt {
         ctx.set_cap(hold.cap());
         let over = ctx.over_soft_budget || hold.is_exceeded();
         let decision = if over { format!("{decision};soft_budget").into() } else { decision };
-        Self { ctx: Rc::clone(ctx), permit: Some(permit), config, number, decision, hold, seen: Seen::default() }
+        Self {
+            ctx: Rc::clone(ctx),
+            permit: Some(permit),
+            config,
+            number,
+            decision,
+            hold,
+            seen: Seen::default(),
+            injected: None,
+        }
     }
 
     /// A maximum that the request has to carry for a hard budget's sake.
@@ -157,6 +168,11 @@ impl Attempt {
         let started = permit.started();
         let ttft_us = self.seen.first_content.map(|at| micros(at.since(started)));
         let (usage, source, cost) = self.bill(outcome);
+        if outcome.is_success()
+            && let Some(struck) = &mut *self.ctx.struck.borrow_mut()
+        {
+            struck.won = Some(usage);
+        }
         permit.finish(now, &Report { outcome, ttft_us, usage, cost, retry_after });
         self.ctx.charge(
             cost,
@@ -176,6 +192,7 @@ impl Attempt {
             ms: ms(now.since(started)),
             ttft_ms: ttft_us.map(|us| ms(Duration::from_micros(us))),
             cost_usd: cost.map(NanoUsd::usd),
+            injected: self.injected.map(Cow::Borrowed),
             message: message.to_owned(),
         });
         if !outcome.is_success() {
@@ -210,7 +227,10 @@ impl Attempt {
             usage_source: source,
             cost,
             price_version,
-            decision: Arc::clone(&self.decision),
+            decision: match self.injected {
+                Some(kind) => format!("{};chaos={kind}", self.decision).into(),
+                None => Arc::clone(&self.decision),
+            },
         };
         let settled = Settled(self.ctx.worker.gateway.ledger.push_row(entry));
         // Behind the row: what is on disk of the hold goes only after it.
@@ -221,6 +241,6 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let _ = self.conclude(Outcome::Cancelled, "the caller went away", None);
+        let _ = self.conclude(Outcome::Cancelled, self.ctx.why_cancelled(), None);
     }
 }

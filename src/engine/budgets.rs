@@ -16,6 +16,7 @@ use crate::domain::sums::{GroupBy, TimeRange};
 use crate::domain::time::Wall;
 use crate::engine::gateway::Gateway;
 use crate::engine::hints::Tags;
+use crate::engine::record::DecisionBudget;
 use crate::store::{LedgerReader, StoreError};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
@@ -159,15 +160,16 @@ impl Budgets {
         if !tags.iter().any(|(name, value)| replaced(name, value).is_some()) {
             return tags;
         }
-        tags.iter().map(|(name, value)| (name.clone(), replaced(name, value).unwrap_or_else(|| value.clone()))).collect()
+        tags.iter()
+            .map(|(name, value)| (name.clone(), replaced(name, value).unwrap_or_else(|| value.clone())))
+            .collect()
     }
 
     /// Whether one of these soft budgets is exceeded already.
     #[must_use]
     pub fn is_exceeded<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> bool {
         let now = clock::wall();
-        let probe =
-            Demand { ceiling: NanoUsd(i64::MAX), least: NanoUsd(1), expected: NanoUsd(1), hurried: false };
+        let probe = Demand { ceiling: NanoUsd(i64::MAX), least: NanoUsd(1), expected: NanoUsd(1), hurried: false };
         let mut soft = entries.filter(|e| e.budget.terms.mode == Mode::Soft);
         soft.any(|entry| self.book.lock().is_exceeded(now, entry.id, &probe))
     }
@@ -234,6 +236,27 @@ impl Budgets {
 
     fn figures_of(&self, id: BudgetId) -> Option<Figures> {
         self.book.lock().figures(clock::wall(), id)
+    }
+
+    /// What applies to a request, with what is left, for its explanation.
+    #[must_use]
+    pub fn shown<'a>(&self, applied: &Applied, endpoints: impl Iterator<Item = &'a Arc<str>>) -> Vec<DecisionBudget> {
+        let show = |entry: &Entry, endpoint: Option<&Arc<str>>| {
+            let figures = self.figures_of(entry.id)?;
+            Some(DecisionBudget {
+                budget: Arc::clone(&entry.budget.name),
+                mode: figures.mode.as_str().to_owned(),
+                left_usd: figures.left.usd(),
+                period_end: figures.span.end.map(Wall::to_rfc3339),
+                endpoint: endpoint.cloned(),
+            })
+        };
+        let of_all = applied.entries.iter().filter_map(|entry| show(entry, None));
+        let of_endpoint = |name: &'a Arc<str>| {
+            let entries = applied.table.by_endpoint.get(name).into_iter().flatten();
+            entries.filter_map(move |entry| show(entry, Some(name))).collect::<Vec<_>>()
+        };
+        of_all.chain(endpoints.flat_map(of_endpoint)).collect()
     }
 
     /// The figures of a key's own budget.

@@ -2,11 +2,13 @@
 
 use crate::actors::messages::Plan;
 use crate::clock;
+use crate::domain::chaos::Fate;
 use crate::domain::ids::RequestId;
 use crate::domain::money::NanoUsd;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Caller;
 use crate::engine::budgets::Applied;
+use crate::engine::chaos::{Ended, Struck};
 use crate::engine::gateway::{Entered, Worker};
 use crate::engine::hints::Tags;
 use crate::engine::hold::Cap;
@@ -62,6 +64,10 @@ pub struct RequestContext {
     cost_state: Cell<CostState>,
     outcome: Cell<(&'static str, u16)>,
     endpoint: RefCell<Option<Arc<str>>>,
+    /// Why an attempt that is dropped is cancelled.
+    why_cancelled: Cell<&'static str>,
+    /// What experiments did to it.
+    pub struck: RefCell<Option<Box<Struck>>>,
     _entered: Entered,
 }
 
@@ -106,6 +112,8 @@ impl RequestContext {
             // Until somebody says otherwise: the caller went away. nginx's status for it; only logs and records see it.
             outcome: Cell::new(("cancelled", 499)),
             endpoint: RefCell::default(),
+            why_cancelled: Cell::new("the caller went away"),
+            struck: RefCell::default(),
             _entered: opening.entered,
         })
     }
@@ -145,6 +153,18 @@ impl RequestContext {
         self.cost_state.set(self.cost_state.get().max(state));
     }
 
+    /// Drops an attempt under way, or what holds it; its row and record say why.
+    pub fn cancel<T>(&self, running: T, why: &'static str) {
+        let usual = self.why_cancelled.replace(why);
+        drop(running);
+        self.why_cancelled.set(usual);
+    }
+
+    #[must_use]
+    pub fn why_cancelled(&self) -> &'static str {
+        self.why_cancelled.get()
+    }
+
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts.get()
@@ -170,6 +190,29 @@ impl RequestContext {
         self.outcome.set((outcome, status));
     }
 
+    /// Tells the experiments that struck this request, or could have, how it ended.
+    fn tell_chaos(&self, took: Duration) {
+        let chaos = &self.worker.gateway.chaos;
+        let struck = self.struck.borrow();
+        if struck.is_none() && !chaos.is_running() {
+            return;
+        }
+        let plan = self.plan.borrow();
+        chaos.request_ended(&Ended {
+            struck: struck.as_deref(),
+            fate: match self.outcome.get() {
+                (_, 200..=299) => Fate::Answered,
+                (_, 499) => Fate::CallerGone,
+                _ => Fate::Lost,
+            },
+            started: self.started,
+            took,
+            cost: self.cost.get(),
+            cost_state: self.cost_state.get(),
+            cells: plan.as_ref().map_or(&[], |p| &p.route.cells),
+        });
+    }
+
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         clock::now().since(self.started)
@@ -178,6 +221,8 @@ impl RequestContext {
 
 impl Drop for RequestContext {
     fn drop(&mut self) {
+        let duration = self.elapsed();
+        self.tell_chaos(duration);
         let gateway = &self.worker.gateway;
         let (outcome, status) = self.outcome.get();
         let class = match status {
@@ -196,7 +241,7 @@ impl Drop for RequestContext {
             outcome,
             status,
             endpoint: self.endpoint.take(),
-            duration: self.elapsed(),
+            duration,
             attempts: self.attempts.get(),
             cost: self.cost.get(),
             cost_state: self.cost_state.get().as_str(),

@@ -13,6 +13,8 @@ use crate::domain::retry::RetryBudget;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Access;
 use crate::engine::budgets::Budgets;
+use crate::engine::chaos::Chaos;
+use crate::engine::course::Withheld;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::record::{Kept, Records};
 use crate::store::{LedgerItem, RequestRecord};
@@ -46,6 +48,7 @@ pub struct Gateway {
     pub records: Records,
     pub budgets: Budgets,
     pub counters: Counters,
+    pub chaos: Chaos,
     config: RwLock<Arc<Config>>,
     pub retry_budget: Mutex<RetryBudget>,
     in_flight: AtomicU32,
@@ -70,6 +73,10 @@ pub struct Counters {
     pub failovers: AtomicU64,
     pub refusals: AtomicU64,
     pub retry_budget_spent: AtomicU64,
+    pub hedges: AtomicU64,
+    pub hedges_won: AtomicU64,
+    /// By [`Withheld`].
+    pub hedges_withheld: [AtomicU64; Withheld::ALL.len()],
 }
 
 impl Gateway {
@@ -93,6 +100,7 @@ impl Gateway {
             records: Records::default(),
             budgets: Budgets::default(),
             counters: Counters::default(),
+            chaos: Chaos::default(),
             retry_budget: Mutex::new(RetryBudget::new(config.retry_budget, now)),
             config: RwLock::new(config),
             in_flight: AtomicU32::new(0),
@@ -159,8 +167,9 @@ impl Gateway {
         let path = self.config_path.as_deref().ok_or_else(|| invalid("the demo has no configuration file".into()))?;
         let config = config::load(path).map_err(|faults| invalid(faults.to_string()))?;
         let changes = config::diff(&self.config(), &config);
-        self.apply_config(Arc::new(config)).map_err(|e| ApiError::new(Code::LedgerUnavailable, e))?;
+        let changed = self.apply_config(Arc::new(config)).map_err(|e| ApiError::new(Code::LedgerUnavailable, e))?;
         self.refresh_budgets().await;
+        self.end_chaos_after_reload(&changed).await;
         let listed: Vec<String> = changes.iter().map(ToString::to_string).collect();
         self.audit("reload", &path.display().to_string(), &listed.join("; ")).await?;
         Ok(json!({ "changes": changes }))

@@ -8,14 +8,15 @@
 //! - Waiting for others' money takes no endpoint's place, lasts `budget_wait` and half of what is left of the deadline at most, and
 //!   ends with the period.
 
+use crate::actors::board::EndpointCell;
 use crate::actors::ledger::StateWrite;
 use crate::clock;
 use crate::config::model::EndpointConfig;
 use crate::dialects::openai::request::MaxTokens;
+use crate::domain::budget::Mode;
 use crate::domain::budget::book::{Answer, BudgetId, Demand, Place, Reserved};
 use crate::domain::budget::ceiling::{affordable, ceiling};
 use crate::domain::budget::open::OpenAttempt;
-use crate::domain::budget::Mode;
 use crate::domain::money::NanoUsd;
 use crate::domain::price::Price;
 use crate::domain::time::{Ts, Wall};
@@ -72,10 +73,18 @@ pub struct Cap {
 /// Why an attempt may not be made.
 #[derive(Clone, Debug)]
 pub enum OverBudget {
-    Spent { name: Arc<str>, end: Option<Wall>, something_left: bool },
+    Spent {
+        name: Arc<str>,
+        end: Option<Wall>,
+        something_left: bool,
+    },
     /// Others hold the rest, or the spend is not known.
-    Held { name: Arc<str> },
-    Unpriced { name: Arc<str> },
+    Held {
+        name: Arc<str>,
+    },
+    Unpriced {
+        name: Arc<str>,
+    },
 }
 
 impl OverBudget {
@@ -83,15 +92,17 @@ impl OverBudget {
     pub fn error(&self) -> ApiError {
         let message = match self {
             Self::Spent { name, end, something_left } => {
-                let until = end.map_or_else(|| "it is not filled again".to_owned(), |end| {
-                    format!("it is full again at {}", end.to_rfc3339())
-                });
-                let state =
-                    if *something_left { "does not pay for this request any more" } else { "is spent" };
+                let until = end.map_or_else(
+                    || "it is not filled again".to_owned(),
+                    |end| format!("it is full again at {}", end.to_rfc3339()),
+                );
+                let state = if *something_left { "does not pay for this request any more" } else { "is spent" };
                 format!("the budget `{name}` {state}; {until}")
             }
             Self::Held { name } => {
-                format!("what is left of the budget `{name}` is reserved by requests under way, and none came back in time")
+                format!(
+                    "what is left of the budget `{name}` is reserved by requests under way, and none came back in time"
+                )
             }
             Self::Unpriced { name } => {
                 format!("the budget `{name}` is hard, and no endpoint that could answer has a price")
@@ -118,12 +129,12 @@ struct Size<'a> {
 }
 
 impl<'a> Size<'a> {
-    fn of(understood: &Understood<'_>, price: &'a Price, ceiling_tokens: u64) -> Self {
-        let usage =
-            Usage { input: understood.prompt_tokens, output: understood.completion_tokens, ..Usage::default() };
+    fn of(understood: &Understood<'_>, price: &'a Price, ceiling_tokens: u64, is_hard: bool) -> Self {
+        let usage = Usage { input: understood.prompt_tokens, output: understood.completion_tokens, ..Usage::default() };
         Self {
             price,
-            prompt_ceiling: understood.prompt_tokens_ceiling(),
+            // Reads the request again: not for soft budgets, which only expect.
+            prompt_ceiling: if is_hard { understood.prompt_tokens_ceiling() } else { understood.prompt_tokens },
             longest: understood.request.max_tokens.unwrap_or(ceiling_tokens),
             answers: understood.request.n.max(1),
             expected: price.cost(&usage),
@@ -171,38 +182,50 @@ impl Drop for Standing<'_> {
     }
 }
 
-/// Reserves for an attempt at an endpoint; waits where others' reservations hold what is left, unless `deadline` is `None`.
+/// Reserves for an attempt at an endpoint; waits where others' reservations hold what is left.
 ///
 /// # Errors
 /// Which budget does not allow it.
 pub async fn reserve(
     ctx: &RequestContext,
     understood: &Understood<'_>,
-    endpoint: &EndpointConfig,
-    deadline: Option<Ts>,
+    cell: &EndpointCell,
+    deadline: Ts,
 ) -> Result<Hold, OverBudget> {
-    let Some(applied) = &ctx.budgets else { return Ok(Hold::default()) };
-    let entries = applied.at(&endpoint.name);
-    if entries.is_empty() {
-        return Ok(Hold::default());
-    }
+    let Some(reserving) = Reserving::of(ctx, understood, cell) else { return Ok(Hold::default()) };
     // Apart, so that requests without a budget need not carry its room along.
-    let reserving = Reserving { ctx, endpoint, entries, understood };
     let result = Box::pin(reserving.run(deadline)).await;
-    if let Err(over) = &result {
-        reserving.note("refused", over.budget(), None, None, None);
-    }
-    result
+    result.inspect_err(|over| reserving.note("refused", over.budget(), None, None, None))
+}
+
+/// Reserves for an attempt at an endpoint if that can be had at once.
+#[must_use]
+pub fn reserve_at_once(ctx: &RequestContext, understood: &Understood<'_>, cell: &EndpointCell) -> Option<Hold> {
+    let Some(reserving) = Reserving::of(ctx, understood, cell) else { return Some(Hold::default()) };
+    let config = ctx.worker.gateway.config();
+    let mut standing = reserving.standing();
+    reserving.ask(&mut standing, config.budgets.ceiling_tokens, None, true).ok()?.ok()
 }
 
 struct Reserving<'a> {
     ctx: &'a RequestContext,
     understood: &'a Understood<'a>,
-    endpoint: &'a EndpointConfig,
+    endpoint: Arc<EndpointConfig>,
     entries: Vec<Entry>,
 }
 
-impl Reserving<'_> {
+impl<'a> Reserving<'a> {
+    /// `None`: no budget applies.
+    fn of(ctx: &'a RequestContext, understood: &'a Understood<'a>, cell: &EndpointCell) -> Option<Self> {
+        let entries = ctx.budgets.as_ref()?.at(&cell.name);
+        (!entries.is_empty()).then(|| Self { ctx, understood, endpoint: cell.config(), entries })
+    }
+
+    fn standing(&self) -> Standing<'a> {
+        let budgets = &self.ctx.worker.gateway.budgets;
+        Standing { budgets, place: None, waker: Arc::new(Notify::new()) }
+    }
+
     fn hard(&self) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.budget.terms.mode == Mode::Hard)
     }
@@ -212,44 +235,63 @@ impl Reserving<'_> {
         found.map_or_else(|| "".into(), |entry| Arc::clone(&entry.budget.name))
     }
 
-    async fn run(&self, deadline: Option<Ts>) -> Result<Hold, OverBudget> {
-        let gateway = &self.ctx.worker.gateway;
-        let Some(price) = &self.endpoint.price else {
-            return match self.hard() {
-                Some(entry) => Err(OverBudget::Unpriced { name: Arc::clone(&entry.budget.name) }),
-                None => Ok(Hold::default()),
-            };
-        };
-        let config = gateway.config();
-        let size = Size::of(self.understood, price, config.budgets.ceiling_tokens);
-        let ids: Vec<BudgetId> = self.entries.iter().map(|entry| entry.id).collect();
-        let mut standing = Standing { budgets: &gateway.budgets, place: None, waker: Arc::new(Notify::new()) };
+    async fn run(&self, deadline: Ts) -> Result<Hold, OverBudget> {
+        let book = &self.ctx.worker.gateway.budgets.book;
+        let config = self.ctx.worker.gateway.config();
+        let mut standing = self.standing();
         let began = clock::now();
-        let patience = deadline.map(|deadline| began.plus(config.budgets.wait.min(deadline.since(began) / 2)));
+        let patience = began.plus(config.budgets.wait.min(deadline.since(began) / 2));
         let mut now = began;
         loop {
-            let hurried = patience.is_none_or(|end| now >= end);
-            match standing.ask(&ids, &size.demand(hurried)) {
-                Answer::Granted { reserved, amount, exceeded } => {
-                    let exceeded = !exceeded.is_empty();
-                    let hold = Held { gateway: Arc::clone(gateway), reserved, hard: None, exceeded, waited_until: None, open: None };
-                    return Ok(self.granted(hold, &size, amount, (now > began).then_some(now)));
-                }
-                Answer::Wait(id) => {
-                    let figures = gateway.budgets.book.lock().figures(clock::wall(), id);
-                    let period_ends = figures.and_then(|f| f.span.end).map(|end| end.since(clock::wall()));
-                    let left = patience.map_or(Duration::ZERO, |end| end.since(now));
+            let waited_until = (now > began).then_some(now);
+            match self.ask(&mut standing, config.budgets.ceiling_tokens, waited_until, now >= patience)? {
+                Ok(hold) => return Ok(hold),
+                Err(id) => {
+                    let at = clock::wall();
+                    let period_ends = book.lock().figures(at, id).and_then(|f| f.span.end).map(|end| end.since(at));
+                    let left = patience.since(now);
                     // Never less than a millisecond: a period's end is told by another clock.
                     let pause = left.min(period_ends.unwrap_or(left)).max(Duration::from_millis(1));
                     let _ = tokio::time::timeout(pause, standing.waker.notified()).await;
                     let woken = clock::now();
-                    let waited = woken.since(now);
-                    self.note("waited", &self.name(id), None, None, Some(waited));
+                    self.note("waited", &self.name(id), None, None, Some(woken.since(now)));
                     now = woken;
                 }
-                Answer::Spent(id) => return Err(self.spent(id)),
-                Answer::Held(id) => return Err(OverBudget::Held { name: self.name(id) }),
             }
+        }
+    }
+
+    /// Asks once: a hold, or the budget at which the request now stands in line.
+    fn ask(
+        &self,
+        standing: &mut Standing<'_>,
+        ceiling_tokens: u64,
+        waited_until: Option<Ts>,
+        hurried: bool,
+    ) -> Result<Result<Hold, BudgetId>, OverBudget> {
+        let Some(price) = &self.endpoint.price else {
+            return match self.hard() {
+                Some(entry) => Err(OverBudget::Unpriced { name: Arc::clone(&entry.budget.name) }),
+                None => Ok(Ok(Hold::default())),
+            };
+        };
+        let size = Size::of(self.understood, price, ceiling_tokens, self.hard().is_some());
+        let ids: Vec<BudgetId> = self.entries.iter().map(|entry| entry.id).collect();
+        match standing.ask(&ids, &size.demand(hurried)) {
+            Answer::Granted { reserved, amount, exceeded } => {
+                let held = Held {
+                    gateway: Arc::clone(&self.ctx.worker.gateway),
+                    reserved,
+                    hard: None,
+                    exceeded: !exceeded.is_empty(),
+                    waited_until,
+                    open: None,
+                };
+                Ok(Ok(self.granted(held, &size, amount)))
+            }
+            Answer::Wait(id) => Ok(Err(id)),
+            Answer::Spent(id) => Err(self.spent(id)),
+            Answer::Held(id) => Err(OverBudget::Held { name: self.name(id) }),
         }
     }
 
@@ -263,8 +305,7 @@ impl Reserving<'_> {
     }
 
     /// Fits the answer's length to what was granted, and gives back what it then cannot use.
-    fn granted(&self, mut held: Held, size: &Size<'_>, amount: Option<NanoUsd>, waited_until: Option<Ts>) -> Hold {
-        held.waited_until = waited_until;
+    fn granted(&self, mut held: Held, size: &Size<'_>, amount: Option<NanoUsd>) -> Hold {
         let (Some(amount), Some(entry)) = (amount, self.hard()) else { return Hold(Some(Box::new(held))) };
         let tokens = if amount < size.most(size.longest) { size.paid_for(amount) } else { size.longest };
         let amount = size.most(tokens).min(amount);

@@ -4,6 +4,7 @@ pub mod access;
 pub mod attempt;
 pub mod budgets;
 pub mod call;
+pub mod chaos;
 pub mod context;
 pub mod course;
 pub mod error;

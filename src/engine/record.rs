@@ -122,6 +122,9 @@ pub enum Step {
         ms: f64,
         ttft_ms: Option<f64>,
         cost_usd: Option<f64>,
+        /// The kind of fault that an experiment put into it.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        injected: Option<Cow<'static, str>>,
         #[serde(skip_serializing_if = "String::is_empty", default)]
         message: String,
     },
@@ -143,6 +146,24 @@ pub enum Step {
         max_tokens: Option<u64>,
         #[serde(skip_serializing_if = "Option::is_none", default)]
         ms: Option<f64>,
+    },
+    /// An attempt was slow: one more was sent elsewhere, and whoever answers first is the answer.
+    Hedged {
+        at_ms: f64,
+        /// Who was slow.
+        slow: Arc<str>,
+        /// Who was asked as well.
+        endpoint: Arc<str>,
+        /// How long the attempt was waited for.
+        after_ms: f64,
+        /// Answers behind that time; 0 when it is configured.
+        samples: u32,
+    },
+    /// An attempt was slow, and something spoke against a hedge.
+    NotHedged {
+        at_ms: f64,
+        after_ms: f64,
+        why: Cow<'static, str>,
     },
     /// The fleet's retry budget allowed no further attempt.
     RetryBudgetSpent {

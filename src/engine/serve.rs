@@ -114,7 +114,10 @@ fn spare_exceeded(ctx: &RequestContext, plan: &mut Plan) {
     let Some(applied) = &ctx.budgets else { return };
     let Plan { route, candidates, .. } = plan;
     let exceeded = |c: &Candidate| {
-        route.cells.get(c.index).is_some_and(|cell| ctx.worker.gateway.budgets.endpoint_is_exceeded(applied, &cell.name))
+        route
+            .cells
+            .get(c.index)
+            .is_some_and(|cell| ctx.worker.gateway.budgets.endpoint_is_exceeded(applied, &cell.name))
     };
     candidates.sort_by_cached_key(exceeded);
 }

@@ -87,10 +87,11 @@ fn judge(request: &ChatRequest, settings: &IntelligentSettings) -> Classified {
 }
 
 impl Understood<'_> {
-    /// Prompt tokens at most, for what must not cost more than was reserved.
+    /// What the prompt is at most, by any vendor's count: what a hard budget reserves. Reads the request again, so it is for
+    /// requests that need it only.
     #[must_use]
     pub fn prompt_tokens_ceiling(&self) -> u64 {
-        self.prompt_tokens.saturating_add(self.prompt_tokens / 2).saturating_add(16)
+        self.request.token_ceiling().max(self.prompt_tokens)
     }
 
     /// What a Coordinator is asked.
@@ -130,9 +131,16 @@ impl Understood<'_> {
     ///
     /// # Errors
     /// 500 when the Coordinator is gone.
-    pub async fn look(&self, worker: &Rc<Worker>, now: Ts) -> Result<Plan, ApiError> {
+    pub async fn look(
+        &self,
+        worker: &Rc<Worker>,
+        now: Ts,
+        hard_budget: Option<Arc<str>>,
+        over_soft_budget: bool,
+    ) -> Result<Plan, ApiError> {
         let request = self.plan_request(worker.gateway.config(), now);
-        ask(worker, PlanRequest { look_only: true, ..request }).await
+        let strategy = if over_soft_budget { Some(StrategyKind::CostBased) } else { request.strategy };
+        ask(worker, PlanRequest { look_only: true, hard_budget, strategy, ..request }).await
     }
 }
 

@@ -9,6 +9,10 @@
 //!
 //! It keeps nothing and decides nothing; who may read it is decided by whoever calls.
 
+mod budgets;
+mod chaos;
+mod streams;
+
 use crate::actors::board::EndpointCell;
 use crate::actors::ledger::LedgerStatus;
 use crate::actors::meters::{BOUNDS_S, Buckets, Meters};
@@ -23,6 +27,7 @@ use prometheus_client::registry::Registry;
 use std::fmt::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use streams::Streams;
 
 /// Of what [`render`] makes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -47,10 +52,13 @@ struct Scrape {
     failovers: u64,
     refusals: u64,
     retry_budget_spent: u64,
+    streams: Streams,
+    money: budgets::Money,
     /// Seconds since 1970.
     started_s: f64,
     ledger: LedgerStatus,
     cells: Vec<Arc<EndpointCell>>,
+    injected: chaos::Injected,
 }
 
 impl Scrape {
@@ -65,9 +73,12 @@ impl Scrape {
             failovers: read(&counters.failovers),
             refusals: read(&counters.refusals),
             retry_budget_spent: read(&counters.retry_budget_spent),
+            streams: Streams::of(gateway),
+            money: budgets::Money::of(gateway),
             started_s: gateway.started_at.0 as f64 / 1e6,
             ledger: gateway.ledger.status(),
             cells: gateway.board.topology().cells.clone(),
+            injected: gateway.chaos.injected(),
         }
     }
 
@@ -94,6 +105,8 @@ impl Scrape {
             "Requests that ended early because the fleet-wide retry budget was spent",
             self.retry_budget_spent,
         )?;
+        self.streams.write(to)?;
+        self.money.write(to)?;
         to.descriptor("process_start_time_seconds", "When the gateway started, Unix time", MetricType::Gauge)?
             .encode_gauge(&self.started_s)
     }
@@ -191,6 +204,7 @@ impl Collector for Scrape {
         self.write_process(&mut families)?;
         self.write_attempts(&mut families)?;
         self.write_health(&mut families)?;
+        chaos::write(&mut families, &self.cells, &self.injected)?;
         self.write_ledger(&mut families)
     }
 }
@@ -277,6 +291,8 @@ mod tests {
             failovers: 6,
             refusals: 8,
             retry_budget_spent: 9,
+            streams: Streams { hedges: 21, hedges_won: 20, withheld: [22, 23, 24, 25, 26] },
+            money: budgets::Money { budgets: vec![("team".into(), 1.5, 8.5)], overruns: 27, unsecured: 28 },
             started_s: 1_795_461_720.25,
             ledger: LedgerStatus {
                 waiting: 11,
@@ -286,6 +302,7 @@ mod tests {
                 failing: Some("no space left on device".into()),
             },
             cells,
+            injected: vec![("gemini".into(), "status", 17)],
         }
     }
 
@@ -355,6 +372,13 @@ mod tests {
             ("failovers_total", 6.0),
             ("refusals_total", 8.0),
             ("retry_budget_spent_total", 9.0),
+            ("hedges_total", 21.0),
+            ("hedges_won_total", 20.0),
+            ("budget_spent_usd{budget=\"team\"}", 1.5),
+            ("budget_left_usd{budget=\"team\"}", 8.5),
+            ("budget_overruns_total", 27.0),
+            ("budget_unsecured_total", 28.0),
+            ("hedges_withheld_total{reason=\"retry_budget_under_half\"}", 23.0),
             ("process_start_time_seconds", 1_795_461_720.25),
             ("ledger_rows_waiting", 11.0),
             ("ledger_durable_seq", 1234.0),

@@ -86,7 +86,8 @@ mod tests {
         let (store, _) = Store::open(&options).unwrap();
         let at = Wall(1_795_461_720_000_000);
         let mut ended = sample::nth(0);
-        (ended.at, ended.request_id, ended.attempt, ended.endpoint) = (at.plus(SLACK / 2), "ended".into(), 1, "gpt".into());
+        (ended.at, ended.request_id, ended.attempt, ended.endpoint) =
+            (at.plus(SLACK / 2), "ended".into(), 1, "gpt".into());
         let mut writer = store.ledger_writer().unwrap();
         writer.append(&[LedgerItem::Row(ended)], at).unwrap();
         for (name, id) in [("1", "ended"), ("2", "lost"), ("3", "lost too")] {

@@ -6,8 +6,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod chaos;
 mod config_access;
 mod disk;
+mod hedge;
 mod overload;
 mod providers;
 mod restart;

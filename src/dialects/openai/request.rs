@@ -174,6 +174,11 @@ impl<'a> ChatRequest<'a> {
         })
     }
 
+    /// Everything that the client sent.
+    pub(super) fn members(&self) -> &Members<'a> {
+        &self.members
+    }
+
     /// The body for an upstream that calls the model `model`; `most` replaces every maximum that the client named.
     #[must_use]
     pub fn upstream_body(&self, model: &str, most: Option<MaxTokens>) -> Vec<u8> {
@@ -389,7 +394,10 @@ mod tests {
         let nulled = format!(r#"{{"model":"m","max_tokens":null,{messages}}}"#);
         assert_eq!(sent(&nulled, other), format!(r#"{{"model":"m",{messages},"max_tokens":7}}"#));
         let both = format!(r#"{{"model":"m","max_tokens":9,"max_completion_tokens":8,{messages}}}"#);
-        assert_eq!(sent(&both, other), format!(r#"{{"model":"m","max_tokens":7,"max_completion_tokens":7,{messages}}}"#));
+        assert_eq!(
+            sent(&both, other),
+            format!(r#"{{"model":"m","max_tokens":7,"max_completion_tokens":7,{messages}}}"#)
+        );
     }
 
     #[test]

@@ -55,9 +55,7 @@ impl Rate {
     fn scaled(price: PicoUsdPerToken, base: PicoUsdPerToken, long: PicoUsdPerToken) -> Self {
         match base.0 {
             0 => Self::plain(long),
-            base => {
-                Self { pico: u128::from(price.0), numerator: u128::from(long.0), denominator: u128::from(base) }
-            }
+            base => Self { pico: u128::from(price.0), numerator: u128::from(long.0), denominator: u128::from(base) },
         }
     }
 
@@ -77,10 +75,7 @@ fn dearest(price: &Price, prompt: u64) -> (Rate, Rate) {
         // Compared over so many tokens that rounding hides nothing.
         plain.chain(scaled).max_by_key(|rate| rate.of(MOST_TOKENS)).unwrap_or(Rate::plain(base))
     };
-    (
-        top(&inputs, price.input, long.map(|long| long.input)),
-        top(&outputs, price.output, long.map(|long| long.output)),
-    )
+    (top(&inputs, price.input, long.map(|long| long.input)), top(&outputs, price.output, long.map(|long| long.output)))
 }
 
 #[cfg(test)]

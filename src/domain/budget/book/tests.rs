@@ -153,16 +153,33 @@ struct Request {
 #[derive(Clone, Debug)]
 enum Move {
     /// A new request under a choice of the budgets, by a bit each.
-    Ask { budgets: u8, ceiling: i64, least: i64 },
+    Ask {
+        budgets: u8,
+        ceiling: i64,
+        least: i64,
+    },
     /// One that waits asks again, told or not; perhaps for the last time.
-    Again { which: usize, hurried: bool },
+    Again {
+        which: usize,
+        hurried: bool,
+    },
     /// One that waits goes away.
-    Leave { which: usize },
+    Leave {
+        which: usize,
+    },
     /// One that runs costs this share of its ceiling.
-    Settle { which: usize, percent: i64 },
+    Settle {
+        which: usize,
+        percent: i64,
+    },
     /// One that runs reserves less.
-    Trim { which: usize, percent: i64 },
-    Time { us: i64 },
+    Trim {
+        which: usize,
+        percent: i64,
+    },
+    Time {
+        us: i64,
+    },
 }
 
 fn moves() -> impl Strategy<Value = Move> {
