@@ -190,7 +190,7 @@ mod tests {
             ("{name: x, tag: a=b}", "budgets[0]: `amount` is missing; expected an amount in USD above 0"),
             (
                 "{name: x, tag: a=b, amount: ten}",
-                "9:34: budgets[0].amount: `ten` is not allowed; expected an amount in USD",
+                "9:33: budgets[0].amount: `ten` is not allowed; expected an amount in USD",
             ),
             ("{name: x, tag: a=b, amount: 0}", "`0` is not allowed"),
             ("{name: x, tag: a=b, amount: -5}", "`-5` is not allowed"),
@@ -200,7 +200,7 @@ mod tests {
             ("{name: x, tag: a=b, amount: .nan}", "`.nan` is not allowed"),
             (
                 "{name: x, tag: a=b, amount: 5, period: year}",
-                "9:45: budgets[0].period: `year` is not allowed; expected one of day, week, month, total",
+                "9:44: budgets[0].period: `year` is not allowed; expected one of day, week, month, total",
             ),
             (
                 "{name: x, tag: a=b, amount: 5, timezone: Mars}",

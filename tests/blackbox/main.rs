@@ -29,3 +29,4 @@ mod secrets;
 mod shutdown;
 mod streams;
 mod supervision;
+mod usage;

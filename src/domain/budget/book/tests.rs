@@ -216,6 +216,9 @@ impl World {
     /// Asks, and judges the answer against the figures.
     fn ask(&mut self, index: usize, hurried: bool) -> Result<(), TestCaseError> {
         let request = &mut self.requests[index];
+        if !matches!(request.stage, Stage::Waiting(_)) {
+            return Ok(());
+        }
         let demand = Demand { hurried, ..request.demand };
         let Stage::Waiting(mut place) = std::mem::replace(&mut request.stage, Stage::Over) else { return Ok(()) };
         let budgets = request.budgets.clone();
