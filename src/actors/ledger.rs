@@ -10,7 +10,7 @@ use crate::actors::messages::{Commit, StallNow};
 use crate::clock;
 use crate::config::model::{Durability, OnStoreFailure};
 use crate::domain::ledger::Entry;
-use crate::store::{Area, LedgerItem, LedgerReader, LedgerWriter, StateStore, StoreError};
+use crate::store::{Area, LedgerItem, LedgerReader, LedgerWriter, StateStore};
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -74,18 +74,22 @@ struct Queued {
 struct Batch {
     ledger: Vec<LedgerItem>,
     state: VecDeque<StateWrite>,
+    /// Attempts that leave when they are on disk. They come after the rows: the money that one of them holds may be what another, whose
+    /// row stands before it, did not use; without that row a killed process would leave both charged in full.
+    open: Vec<(Arc<str>, Vec<u8>)>,
     forgotten: Vec<(Area, Arc<str>)>,
     done: Vec<Done>,
 }
 
 impl Batch {
     fn len(&self) -> usize {
-        self.ledger.len() + self.state.len() + self.forgotten.len()
+        self.ledger.len() + self.state.len() + self.open.len() + self.forgotten.len()
     }
 
     fn take(&mut self, queued: Queued) {
         match queued.item {
             Item::Ledger(item) => self.ledger.push(item),
+            Item::State(StateWrite::Put { area: Area::Open, name, bytes, .. }) => self.open.push((name, bytes)),
             Item::State(StateWrite::Forget { area, name }) => self.forgotten.push((area, name)),
             Item::State(change) => self.state.push_back(change),
         }
@@ -326,12 +330,6 @@ impl LedgerHandle {
         let writer = slot.as_mut().ok_or("the ledger is closed")?;
         while let Some(change) = batch.state.front() {
             let written = match change {
-                // Many requests open at the same time: one write to disk for all of them.
-                StateWrite::Put { area: Area::Open, .. } => {
-                    let count = self.open_together(&batch.state).map_err(|e| e.to_string())?;
-                    batch.state.drain(..count);
-                    continue;
-                }
                 StateWrite::Put { area, name, bytes, durable } => self.0.state.put(*area, name, bytes, *durable),
                 StateWrite::Audit { bytes } => self.0.state.audit(bytes),
                 StateWrite::Forget { .. } | StateWrite::Nothing => Ok(()),
@@ -343,6 +341,12 @@ impl LedgerHandle {
         let seq = writer.append(&batch.ledger, clock::wall()).map_err(|e| e.to_string())?;
         self.0.durable_seq.store(seq, Release);
         batch.ledger.clear();
+        if !batch.open.is_empty() {
+            // One write to disk for all of them.
+            let values: Vec<(&str, &[u8])> = batch.open.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
+            self.0.state.put_all(Area::Open, &values, true).map_err(|e| e.to_string())?;
+            batch.open.clear();
+        }
         for chunk in batch.forgotten.chunk_by(|a, b| a.0 == b.0) {
             let names: Vec<&str> = chunk.iter().map(|(_, name)| &**name).collect();
             let Some((area, _)) = chunk.first() else { continue };
@@ -350,16 +354,6 @@ impl LedgerHandle {
         }
         batch.forgotten.clear();
         Ok(())
-    }
-
-    /// Writes the values of [`Area::Open`] that the changes begin with; returns how many.
-    fn open_together(&self, changes: &VecDeque<StateWrite>) -> Result<usize, StoreError> {
-        let values = changes.iter().map_while(|change| match change {
-            StateWrite::Put { area: Area::Open, name, bytes, .. } => Some((&**name, bytes.as_slice())),
-            _ => None,
-        });
-        let values: Vec<(&str, &[u8])> = values.collect();
-        self.0.state.put_all(Area::Open, &values, true).map(|()| values.len())
     }
 }
 

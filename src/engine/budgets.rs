@@ -26,6 +26,9 @@ use tokio::sync::Notify;
 
 const HOUR_US: i64 = 3_600_000_000;
 
+/// What was spent, by group.
+type Spends = BTreeMap<String, NanoUsd>;
+
 /// A budget and its place in the book.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -285,7 +288,7 @@ impl Budgets {
     /// Sums up from the ledger what was spent under these budgets before `until`, and tells the book.
     fn recall(&self, entries: &[Entry], reader: &LedgerReader, until: Option<Wall>) -> Result<(), StoreError> {
         // One sum answers for all budgets of a kind whose period began at the same time.
-        let mut kinds: Vec<((Option<Wall>, GroupBy), BTreeMap<String, NanoUsd>)> = Vec::new();
+        let mut kinds: Vec<((Option<Wall>, GroupBy), Spends)> = Vec::new();
         for entry in entries {
             let Some(figures) = self.figures_of(entry.id) else { continue };
             let (group_by, group) = match &entry.budget.scope {
@@ -318,7 +321,7 @@ fn sums(
     start: Option<Wall>,
     until: Option<Wall>,
     group_by: &GroupBy,
-) -> Result<BTreeMap<String, NanoUsd>, StoreError> {
+) -> Result<Spends, StoreError> {
     let read = |from| reader.sums(TimeRange { from, to: until }, group_by);
     let rows = match (read(start), start) {
         (Err(error), Some(at)) if at.0.rem_euclid(HOUR_US) != 0 => {

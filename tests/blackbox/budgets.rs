@@ -150,7 +150,7 @@ async fn a_request_waits_for_what_others_have_reserved() {
 #[tokio::test]
 async fn a_wait_has_an_end_and_then_takes_what_is_free() {
     let a = Upstream::start_with(Reply::Metered { wish: 5, time: ms(1_500) });
-    let setup = setup(&a, &["name: held, route: chat, amount: 0.0003"]).top("budget_wait: 100ms\n");
+    let setup = setup(&a, &["name: held, route: chat, amount: 0.0004"]).top("budget_wait: 100ms\n");
     let gateway = Gateway::start(&setup).await;
     let body = with_max(chat_body("chat"), 100);
     let late = async {
