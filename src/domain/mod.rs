@@ -3,6 +3,7 @@
 pub mod address;
 pub mod breaker;
 pub mod bucket;
+pub mod budget;
 pub mod chaos;
 pub mod complexity;
 pub mod filter;

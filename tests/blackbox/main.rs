@@ -8,6 +8,7 @@ mod support;
 mod auth;
 mod bad_input;
 mod breaker;
+mod budgets;
 mod cancel;
 mod cli;
 mod distribution;
