@@ -56,6 +56,8 @@ pub struct EndpointCell {
     pub meters: Meters,
     /// Told whenever the gate may admit again: a call ended, or the breaker moved. Those who wait stand in line here.
     pub room: Notify,
+    /// How many experiments run on it: what each attempt reads.
+    pub chaos: AtomicU32,
 }
 
 impl EndpointCell {
@@ -73,6 +75,7 @@ impl EndpointCell {
             status: Mutex::default(),
             meters: Meters::default(),
             room: Notify::new(),
+            chaos: AtomicU32::new(0),
         })
     }
 

@@ -17,6 +17,7 @@ pub enum Block {
     RetryBudget,
     Intelligent,
     Strategies,
+    Chaos,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -52,6 +53,7 @@ impl fmt::Display for Change {
             Block::RetryBudget => "retry_budget",
             Block::Intelligent => "intelligent",
             Block::Strategies => "strategies",
+            Block::Chaos => "chaos",
         };
         f.write_str(block)?;
         if !self.name.is_empty() {
@@ -106,6 +108,8 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     once(&mut changes, Block::Intelligent, fields, false);
     let ranking = differing!(&old.ranking, &new.ranking, explore, balanced);
     once(&mut changes, Block::Strategies, ranking, false);
+    once(&mut changes, Block::Chaos, differing!(&old.chaos, &new.chaos, allowed), false);
+    once(&mut changes, Block::Chaos, differing!(&old.chaos, &new.chaos, experiments), true);
     named(&mut changes, Block::Provider, &old.providers, &new.providers, provider);
     named(&mut changes, Block::Endpoint, &old.endpoints, &new.endpoints, endpoint);
     named(&mut changes, Block::Route, &old.routes, &new.routes, route);

@@ -9,6 +9,8 @@
 //!
 //! It keeps nothing and decides nothing; who may read it is decided by whoever calls.
 
+mod chaos;
+
 use crate::actors::board::EndpointCell;
 use crate::actors::ledger::LedgerStatus;
 use crate::actors::meters::{BOUNDS_S, Buckets, Meters};
@@ -51,6 +53,7 @@ struct Scrape {
     started_s: f64,
     ledger: LedgerStatus,
     cells: Vec<Arc<EndpointCell>>,
+    injected: chaos::Injected,
 }
 
 impl Scrape {
@@ -68,6 +71,7 @@ impl Scrape {
             started_s: gateway.started_at.0 as f64 / 1e6,
             ledger: gateway.ledger.status(),
             cells: gateway.board.topology().cells.clone(),
+            injected: gateway.chaos.injected(),
         }
     }
 
@@ -191,6 +195,7 @@ impl Collector for Scrape {
         self.write_process(&mut families)?;
         self.write_attempts(&mut families)?;
         self.write_health(&mut families)?;
+        chaos::write(&mut families, &self.cells, &self.injected)?;
         self.write_ledger(&mut families)
     }
 }
@@ -286,6 +291,7 @@ mod tests {
                 failing: Some("no space left on device".into()),
             },
             cells,
+            injected: vec![("gemini".into(), "status", 17)],
         }
     }
 

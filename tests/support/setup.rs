@@ -33,6 +33,8 @@ pub struct Setup {
     routes: Vec<Route>,
     pub env: Vec<(String, String)>,
     wrapper: Vec<String>,
+    top: Vec<String>,
+    serve: Vec<String>,
 }
 
 impl Setup {
@@ -45,6 +47,8 @@ impl Setup {
             routes: vec![],
             env: vec![],
             wrapper: vec![],
+            top: vec![],
+            serve: vec![],
         }
     }
 
@@ -73,6 +77,22 @@ impl Setup {
     pub fn store(mut self, line: &str) -> Self {
         self.store.push(line.into());
         self
+    }
+
+    /// Lines at the top level of the file.
+    pub fn top(mut self, lines: &str) -> Self {
+        self.top.push(lines.into());
+        self
+    }
+
+    /// An argument of `serve`.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.serve.push(argument.into());
+        self
+    }
+
+    pub fn arguments(&self) -> &[String] {
+        &self.serve
     }
 
     /// An endpoint `name` with the model `model-NAME`, 1 USD in and 2 USD out unless a setting says otherwise.
@@ -147,6 +167,7 @@ impl Setup {
         lines(&mut y, "  ", &self.server);
         writeln!(y, "store:\n  path: {}", store.display()).unwrap();
         lines(&mut y, "  ", &self.store);
+        lines(&mut y, "", &self.top);
         y += "providers:\n";
         for e in &self.endpoints {
             let key = format!("\"${{{}}}\"", variable(&e.name));

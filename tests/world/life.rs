@@ -79,6 +79,7 @@ impl Life<'_> {
                 config_path: None,
                 admin_token: Some("admin".into()),
                 accept_ledger_loss: false,
+                chaos: Vec::new(),
                 test_hooks: false,
             };
             world.life_begins(begins);
