@@ -90,6 +90,9 @@ async fn what_an_injected_status_says_is_obeyed() {
     gateway.chat(&chat_body("chat")).await.expect(200);
     stop(&gateway, &id).await;
     let endpoint = gateway.endpoint("a").await;
+    let until: jiff::Timestamp = endpoint["paused"]["until"].as_str().expect("a pause").parse().unwrap();
+    let left = until.duration_since(jiff::Timestamp::now()).as_secs_f64();
+    assert!((4.0..7.1).contains(&left), "as long as its header says, not the default of a second: {left}");
     assert_eq!(endpoint["paused"]["reason"], "rate_limited", "{endpoint}");
     assert_eq!(
         gateway.chat(&chat_body("chat")).await.need("x-breakwater-endpoint"),
