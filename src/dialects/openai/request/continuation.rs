@@ -80,7 +80,8 @@ mod tests {
     #[test]
     fn the_text_and_an_instruction_follow_the_conversation() {
         let body = request(r#","max_tokens":20,"stop":["x"],"breakwater":{"tier":"free"}"#);
-        let sent = ChatRequest::parse(body.as_bytes()).unwrap().continuation_body("vendor/m", "half a \"word\n", 7, None);
+        let sent =
+            ChatRequest::parse(body.as_bytes()).unwrap().continuation_body("vendor/m", "half a \"word\n", 7, None);
         let sent: Value = serde_json::from_slice(&sent).unwrap();
         let expected = json!({
             "model": "vendor/m", "stream": true, "stop": ["x"], "max_tokens": 13, "stream_options": {"include_usage": true},
