@@ -27,6 +27,7 @@ pub mod import;
 mod ledger;
 mod month;
 mod open;
+mod orphans;
 mod parquet;
 pub mod readback;
 mod reader;
