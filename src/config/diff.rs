@@ -141,7 +141,7 @@ fn endpoint(old: &EndpointConfig, new: &EndpointConfig) -> Vec<&'static str> {
 }
 
 fn route(old: &RouteConfig, new: &RouteConfig) -> Vec<&'static str> {
-    differing!(old, new, strategy, endpoints, retry, deadline, hedge, budget)
+    differing!(old, new, strategy, endpoints, retry, deadline, hedge, recover, budget)
 }
 
 fn budget(old: &Budget, new: &Budget) -> Vec<&'static str> {

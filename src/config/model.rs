@@ -207,6 +207,8 @@ pub struct RouteConfig {
     pub deadline: Option<Duration>,
     /// `None`: a slow request is waited for.
     pub hedge: Option<HedgeSettings>,
+    /// Whether another endpoint goes on with a stream that broke off.
+    pub recover: bool,
     pub budget: Option<Terms>,
 }
 

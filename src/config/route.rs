@@ -24,6 +24,7 @@ pub struct RouteDefaults {
     pub retry: RetrySettings,
     pub deadline: Option<Duration>,
     pub hedge: Option<HedgeSettings>,
+    pub recover: bool,
 }
 
 /// Reads one route; `endpoints` are all names that it may list.
@@ -35,7 +36,6 @@ pub fn read(name: &str, field: &Field<'_>, endpoints: &[Arc<str>], base: &RouteD
     let listed = s.required("endpoints", "a list of endpoints").and_then(|f| members(&f, endpoints));
     let settings = settings(&mut s, base);
     let budget = budget::short(&mut s);
-    s.unsupported(&["recover"]);
     Some(RouteConfig {
         name: name.into(),
         strategy: strategy?,
@@ -43,6 +43,7 @@ pub fn read(name: &str, field: &Field<'_>, endpoints: &[Arc<str>], base: &RouteD
         retry: settings.retry,
         deadline: settings.deadline,
         hedge: settings.hedge,
+        recover: settings.recover,
         budget,
     })
 }
@@ -63,6 +64,12 @@ pub fn settings(s: &mut Section<'_>, base: &RouteDefaults) -> RouteDefaults {
     if let Some(field) = s.field("hedge") {
         c.hedge = hedge(&field, base.hedge);
     }
+    let recover = word("continue, off", |t| match t {
+        "continue" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    });
+    s.set("recover", &mut c.recover, recover);
     c
 }
 

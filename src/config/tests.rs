@@ -232,8 +232,8 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
             "c.yaml:6:50: routes.r.hedge: `on` is not allowed; expected {after, floor, max_extra}, or off",
         ),
         (
-            "+routes:\n  r: {strategy: priority, endpoints: [a], recover: continue}",
-            "c.yaml:6:43: routes.r.recover: is not supported in this version; remove it",
+            "+routes:\n  r: {strategy: priority, endpoints: [a], recover: restart}",
+            "c.yaml:6:52: routes.r.recover: `restart` is not allowed; expected one of continue, off",
         ),
         (
             "+routes:\n  r: {strategy: priority, endpoints: [a], retry: {backoff: 6s}}",
@@ -245,7 +245,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "defaults: {provider: p}",
-            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, retry, timeouts, weight",
+            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, recover, retry, timeouts, weight",
         ),
         ("", "c.yaml: is empty; it must hold a map of keys"),
         ("just text", "c.yaml:1:1: a single value stands here; expected a map of keys"),

@@ -202,6 +202,12 @@ impl Attempt {
         (usage, source, cost)
     }
 
+    /// What a stream that broke off has used so far.
+    #[must_use]
+    pub fn used(&self) -> Usage {
+        self.bill(Outcome::Partial).0
+    }
+
     /// What the attempt costs if it succeeds with what has been seen; `None` when unpriced.
     #[must_use]
     pub fn expected_cost(&self) -> Option<NanoUsd> {

@@ -75,6 +75,9 @@ pub struct Counters {
     pub retry_budget_spent: AtomicU64,
     pub hedges: AtomicU64,
     pub hedges_won: AtomicU64,
+    /// Streams that broke off and were gone on with, and those that were not though their route says so.
+    pub recovered: AtomicU64,
+    pub not_recovered: AtomicU64,
     /// By [`Withheld`].
     pub hedges_withheld: [AtomicU64; Withheld::ALL.len()],
 }

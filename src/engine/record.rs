@@ -185,6 +185,19 @@ pub enum Step {
         after_ms: f64,
         why: Cow<'static, str>,
     },
+    /// A stream broke off, and another endpoint went on with its text.
+    Recovered {
+        at_ms: f64,
+        from: Arc<str>,
+        endpoint: Arc<str>,
+        /// Characters that had been delivered.
+        at_chars: usize,
+    },
+    /// A stream broke off, and nobody could go on with it.
+    NotRecovered {
+        at_ms: f64,
+        why: Cow<'static, str>,
+    },
     /// The fleet's retry budget allowed no further attempt.
     RetryBudgetSpent {
         at_ms: f64,

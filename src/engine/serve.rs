@@ -99,7 +99,8 @@ pub async fn chat(
         }
     };
     ctx.decided(Arc::clone(&plan));
-    let course = Course::new(&ctx, &understood, plan, config.server.deadline);
+    let kept = (understood.route.recover && understood.request.stream).then(|| body.clone());
+    let course = Course::new(&ctx, &understood, plan, config.server.deadline, kept);
     let result = tokio::select! {
         biased;
         result = course.run() => result,

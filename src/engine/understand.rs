@@ -42,7 +42,10 @@ pub struct Understood<'a> {
     pub prompt_tokens: u64,
     /// Expected at most.
     pub completion_tokens: u64,
-    complexity: Option<Classified>,
+    /// What is added to the prompt at most, where a broken stream is gone on with.
+    pub added_tokens: u64,
+    /// Judged where the strategy asks for it.
+    pub complexity: Option<Classified>,
 }
 
 /// Understands a request body; `hints` are those of its headers.
@@ -77,7 +80,7 @@ pub fn understand<'a>(
     let completion_tokens = request.max_tokens.unwrap_or(DEFAULT_COMPLETION).min(1 << 20) * request.n;
     let is_intelligent = hints.strategy.unwrap_or(route.strategy) == StrategyKind::Intelligent;
     let complexity = is_intelligent.then(|| judge(&request, &config.intelligent));
-    Ok(Understood { request, hints, route, prompt_tokens, completion_tokens, complexity })
+    Ok(Understood { request, hints, route, prompt_tokens, completion_tokens, added_tokens: 0, complexity })
 }
 
 /// About as many tokens as the prompt is: its texts by their estimate, 4 more for each message, and by flat rates what is no plain
@@ -136,7 +139,7 @@ impl Understood<'_> {
     /// requests that need it only.
     #[must_use]
     pub fn prompt_tokens_ceiling(&self) -> u64 {
-        self.request.token_ceiling().max(self.prompt_tokens)
+        self.request.token_ceiling().max(self.prompt_tokens) + self.added_tokens
     }
 
     /// What a Coordinator is asked.

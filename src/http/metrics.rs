@@ -291,7 +291,13 @@ mod tests {
             failovers: 6,
             refusals: 8,
             retry_budget_spent: 9,
-            streams: Streams { hedges: 21, hedges_won: 20, withheld: [22, 23, 24, 25, 26] },
+            streams: Streams {
+                hedges: 21,
+                hedges_won: 20,
+                recovered: 31,
+                not_recovered: 32,
+                withheld: [22, 23, 24, 25, 26],
+            },
             money: budgets::Money { budgets: vec![("team".into(), 1.5, 8.5)], overruns: 27, unsecured: 28 },
             started_s: 1_795_461_720.25,
             ledger: LedgerStatus {
@@ -379,6 +385,8 @@ mod tests {
             ("budget_overruns_total", 27.0),
             ("budget_unsecured_total", 28.0),
             ("hedges_withheld_total{reason=\"retry_budget_under_half\"}", 23.0),
+            ("streams_recovered_total", 31.0),
+            ("streams_not_recovered_total", 32.0),
             ("process_start_time_seconds", 1_795_461_720.25),
             ("ledger_rows_waiting", 11.0),
             ("ledger_durable_seq", 1234.0),

@@ -22,6 +22,7 @@ mod ledger_accounts;
 mod ledger_exports;
 mod limits;
 mod metrics;
+mod reconcile;
 mod registry;
 mod reload;
 mod restart;

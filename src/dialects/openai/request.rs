@@ -3,6 +3,8 @@
 //! It is parsed once and borrowed. Every member that Breakwater does not know passes through as the bytes it came as; `model` is
 //! replaced, `breakwater` never leaves, and a streamed request always asks for usage.
 
+mod continuation;
+
 use crate::dialects::members::{Members, Text, is_too_deep};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
@@ -207,43 +209,55 @@ impl<'a> ChatRequest<'a> {
         let size: usize = self.members.0.iter().map(|(k, v)| k.len() + v.get().len() + 8).sum();
         let mut out = Vec::with_capacity(size + model.len() + 48);
         out.push(b'{');
+        self.push_members(&mut out, model, most, |_, _, _| false);
+        out.push(b'}');
+        out
+    }
+
+    /// Writes the members that go upstream; `instead` may write one in its own way.
+    fn push_members(
+        &self,
+        out: &mut Vec<u8>,
+        model: &str,
+        most: Option<MaxTokens>,
+        instead: impl Fn(&mut Vec<u8>, &str, &RawValue) -> bool,
+    ) {
         let mut asked_usage = !self.stream;
         let mut told_most = most.is_none();
         for (key, value) in &self.members.0 {
             match &**key {
                 "breakwater" => {}
                 "model" => {
-                    name(&mut out, key);
-                    quote(&mut out, model);
+                    name(out, key);
+                    quote(out, model);
                 }
                 "max_tokens" | "max_completion_tokens" if most.is_some() && value.get() != "null" => {
                     told_most = true;
-                    name(&mut out, key);
+                    name(out, key);
                     out.extend_from_slice(most.map_or(0, |most| most.tokens).to_string().as_bytes());
                 }
                 // Named below, or not at all: some vendors refuse one of the two.
                 "max_tokens" | "max_completion_tokens" if most.is_some() => {}
                 "stream_options" if self.stream => {
                     asked_usage = true;
-                    name(&mut out, key);
+                    name(out, key);
                     out.extend_from_slice(with_usage(value).as_bytes());
                 }
+                key if instead(out, key, value) => {}
                 _ => {
-                    name(&mut out, key);
+                    name(out, key);
                     out.extend_from_slice(value.get().as_bytes());
                 }
             }
         }
         if let Some(most) = most.filter(|_| !told_most) {
-            name(&mut out, most.member);
+            name(out, most.member);
             out.extend_from_slice(most.tokens.to_string().as_bytes());
         }
         if !asked_usage {
-            name(&mut out, "stream_options");
+            name(out, "stream_options");
             out.extend_from_slice(br#"{"include_usage":true}"#);
         }
-        out.push(b'}');
-        out
     }
 }
 
