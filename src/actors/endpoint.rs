@@ -157,8 +157,9 @@ impl EndpointActor {
             *published = figures;
             before != gate.door()
         };
+        self.cell.serve_line(now);
         if moved {
-            self.cell.room.notify_waiters();
+            self.cell.tell_line();
         }
     }
 

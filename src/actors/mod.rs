@@ -6,6 +6,7 @@ pub mod coordinator;
 pub mod endpoint;
 pub mod events;
 pub mod ledger;
+pub mod line;
 pub mod messages;
 pub mod meters;
 pub mod permit;

@@ -6,6 +6,7 @@ use crate::domain::gate::{Ask, PauseReason, Refusal, Ticket};
 use crate::domain::health::Settle;
 use crate::domain::money::NanoUsd;
 use crate::domain::outcome::{Outcome, Reserved, Verdict};
+use crate::domain::queue::Priority;
 use crate::domain::time::{Ts, micros};
 use crate::domain::usage::Usage;
 use std::sync::Arc;
@@ -34,13 +35,32 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Asks `cell`'s gate.
+    /// Asks `cell`'s gate, for a request of the usual priority.
     ///
     /// # Errors
     /// The gate's refusal.
     pub fn take(cell: &Arc<EndpointCell>, now: Ts, tokens: u64, ask: Ask) -> Result<Self, Refusal> {
-        let ticket = cell.admit(now, tokens, ask)?;
-        Ok(Self { cell: Arc::clone(cell), ticket: Some(ticket), started: now })
+        Self::take_as(cell, now, tokens, ask, Priority::Normal)
+    }
+
+    /// Asks `cell`'s gate, behind those who wait unless they are of a lower class.
+    ///
+    /// # Errors
+    /// The gate's refusal.
+    pub fn take_as(
+        cell: &Arc<EndpointCell>,
+        now: Ts,
+        tokens: u64,
+        ask: Ask,
+        priority: Priority,
+    ) -> Result<Self, Refusal> {
+        let ticket = cell.admit(now, tokens, ask, priority)?;
+        Ok(Self::given(cell, ticket, now))
+    }
+
+    /// A permit for a ticket of `cell`'s gate.
+    pub(super) fn given(cell: &Arc<EndpointCell>, ticket: Ticket, now: Ts) -> Self {
+        Self { cell: Arc::clone(cell), ticket: Some(ticket), started: now }
     }
 
     #[must_use]
@@ -62,7 +82,7 @@ impl Permit {
     pub fn give_back(mut self, now: Ts) {
         if let Some(ticket) = self.ticket.take() {
             self.cell.hot.lock().gate.release_unjudged(now, ticket, Reserved::Refund, None);
-            self.cell.room.notify_one();
+            self.cell.serve_line(now);
         }
     }
 
@@ -99,8 +119,7 @@ impl Permit {
                 _ => {}
             }
         }
-        // Kept for the next to come when nobody waits, who then looks once more than needed: no wake-up is ever lost.
-        self.cell.room.notify_one();
+        self.cell.serve_line(now);
         let latency_us = micros(now.since(self.started));
         self.cell.meters.attempt(report.outcome, latency_us, report.ttft_us, &report.usage, report.cost);
         let settle = Settle {

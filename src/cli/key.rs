@@ -7,6 +7,7 @@ use super::place::{self, Place, Purpose};
 use super::{Exit, out, remote, say};
 use crate::clock;
 use crate::domain::key::{KeySecret, VirtualKey};
+use crate::domain::queue::Priority;
 use crate::domain::time::Wall;
 use crate::store::{Area, StateStore};
 use reqwest::Method;
@@ -46,6 +47,9 @@ struct CreateArgs {
     /// Tokens per minute.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     tpm: Option<u64>,
+    /// How urgent its requests are while they wait for a place: high, normal or low.
+    #[arg(long, value_parser = priority_of, default_value = "normal")]
+    priority: Priority,
     /// Goes into each ledger row; can be given several times.
     #[arg(long = "tag", value_name = "K=V", value_parser = tag_of)]
     tags: Vec<(String, String)>,
@@ -88,6 +92,10 @@ fn id_of(text: &str) -> Result<String, String> {
     if text.bytes().all(fits) && text.starts_with("key_") { Ok(text.into()) } else { Err("an id is key_…".into()) }
 }
 
+fn priority_of(text: &str) -> Result<Priority, String> {
+    Priority::parse(text).ok_or_else(|| "must be high, normal or low".into())
+}
+
 fn tag_of(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
@@ -115,7 +123,7 @@ fn create(args: &CreateArgs) -> Result<Exit, Exit> {
     let tags: BTreeMap<_, _> = args.tags.iter().cloned().collect();
     let made: Value = if let Some(url) = &args.place.url {
         let wanted = json!({
-            "name": args.name, "models": args.models, "rpm": args.rpm, "tpm": args.tpm, "tags": tags,
+            "name": args.name, "models": args.models, "rpm": args.rpm, "tpm": args.tpm, "priority": args.priority.as_str(), "tags": tags,
             "expires_at": args.expires_at.map(Wall::to_rfc3339),
         });
         let answer = remote::post(url, "/admin/keys", args.place.token.as_deref(), wanted.to_string());
@@ -131,6 +139,7 @@ fn create(args: &CreateArgs) -> Result<Exit, Exit> {
             models: args.models.clone(),
             rpm: args.rpm,
             tpm: args.tpm,
+            priority: args.priority,
             tags,
             created_at: clock::wall(),
             expires_at: args.expires_at,
@@ -271,6 +280,9 @@ mod tests {
         let (keys, audited) = stored(&path);
         assert_eq!(keys.iter().filter(|key| key.revoked).map(|key| &key.id).collect::<Vec<_>>(), [&made.id]);
         assert_eq!(audited, 3);
+        let urgent = ["create", "--store", &name, "--name", "c", "--priority", "high"];
+        assert_eq!(key(&urgent), Exit::Done);
+        assert_eq!(stored(&path).0.iter().filter(|key| key.priority == Priority::High).count(), 1);
         for format in ["table", "json"] {
             assert_eq!(key(&["list", "--store", &name, "--format", format]), Exit::Done);
         }
@@ -283,6 +295,7 @@ mod tests {
         for words in [
             &["create", "--name", ""][..],
             &["create", "--name", "a", "--rpm", "0"],
+            &["create", "--name", "a", "--priority", "urgent"],
             &["create", "--name", "a", "--tag", "novalue"],
             &["create", "--name", "a", "--expires-at", "soon"],
             &["revoke", "../endpoints/a"],

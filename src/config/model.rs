@@ -46,6 +46,8 @@ pub struct ServerConfig {
     pub workers: Option<usize>,
     /// Requests in flight in the whole process.
     pub max_in_flight: u32,
+    /// Requests that may wait for a place at an endpoint, of those in flight.
+    pub max_waiting: usize,
     /// Deadline of a request that names none.
     pub deadline: Duration,
     /// Whether `/metrics` needs the admin token.
@@ -63,6 +65,7 @@ impl Default for ServerConfig {
             drain: Duration::from_secs(30),
             workers: None,
             max_in_flight: 1000,
+            max_waiting: 1000,
             deadline: Duration::from_secs(600),
             metrics_auth: false,
         }

@@ -42,6 +42,7 @@ pub fn server(root: &mut Section<'_>) -> ServerConfig {
     s.set("drain", &mut c.drain, duration(Duration::ZERO, HOUR));
     s.set_or_none("workers", &mut c.workers, whole(1, 256));
     s.set("max_in_flight", &mut c.max_in_flight, whole(1, 1_000_000));
+    s.set("max_waiting", &mut c.max_waiting, whole(0, 1_000_000));
     s.set("deadline", &mut c.deadline, duration(MS, HOUR * 24));
     s.set("metrics_auth", &mut c.metrics_auth, yes_or_no);
     c

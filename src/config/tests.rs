@@ -38,7 +38,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
     let cases = [
         (
             "server: {lsiten: 127.0.0.1:80}",
-            "c.yaml:1:10: server.lsiten: unknown key, did you mean `listen`?; allowed: admin_listen, auth, body_limit, deadline, drain, listen, max_in_flight, metrics_auth, tls, workers",
+            "c.yaml:1:10: server.lsiten: unknown key, did you mean `listen`?; allowed: admin_listen, auth, body_limit, deadline, drain, listen, max_in_flight, max_waiting, metrics_auth, tls, workers",
         ),
         (
             "colour: red",

@@ -4,6 +4,7 @@
 //! fast hash is enough: there is nothing to guess in 256 random bits. Looking a caller's secret up by its hash needs no
 //! constant-time comparison either, because what an attacker can vary is not what is compared.
 
+use crate::domain::queue::Priority;
 use crate::domain::time::Wall;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -84,6 +85,9 @@ pub struct VirtualKey {
     /// Tokens per minute; `None`: no limit of its own.
     #[serde(default)]
     pub tpm: Option<u64>,
+    /// While requests wait for a place.
+    #[serde(default)]
+    pub priority: Priority,
     /// Go into each ledger row.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
@@ -123,6 +127,7 @@ impl VirtualKey {
             "models": self.models,
             "rpm": self.rpm,
             "tpm": self.tpm,
+            "priority": self.priority.as_str(),
             "tags": self.tags,
             "created_at": self.created_at.to_rfc3339(),
             "expires_at": self.expires_at.map(Wall::to_rfc3339),
@@ -191,6 +196,7 @@ mod tests {
             models: vec!["chat".into()],
             rpm: Some(60),
             tpm: None,
+            priority: Priority::High,
             tags: BTreeMap::from([("team".into(), "a".into())]),
             created_at: Wall(5),
             expires_at: Some(Wall(10)),
@@ -199,6 +205,9 @@ mod tests {
         assert_eq!(key.id.len(), 20);
         assert_eq!(VirtualKey::from_bytes(&key.to_bytes()), Ok(key.clone()));
         assert!(VirtualKey::from_bytes(b"{}").is_err());
+        let older = String::from_utf8(key.to_bytes()).unwrap().replace(r#""priority":"high","#, "");
+        let older = VirtualKey::from_bytes(older.as_bytes()).unwrap();
+        assert_eq!(older.priority, Priority::Normal, "a key of before there were priorities");
         assert!(key.allows("chat") && !key.allows("safe"));
         assert!(key.is_live(Wall(9)) && !key.is_live(Wall(10)));
         assert!(!VirtualKey { revoked: true, ..key }.is_live(Wall(9)));

@@ -18,6 +18,7 @@ pub mod money;
 pub mod outcome;
 pub mod plan;
 pub mod price;
+pub mod queue;
 pub mod report;
 pub mod resilience;
 pub mod retry;

@@ -8,12 +8,13 @@ use crate::clock;
 use crate::domain::gate::{Ask, Refusal, RefusalReason};
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{AttemptPlan, Step as PlanStep, Stop};
+use crate::domain::queue::Full;
 use crate::domain::time::Ts;
 use crate::engine::attempt::Attempt;
 use crate::engine::call::{Call, End, Patience};
 use crate::engine::context::RequestContext;
 use crate::engine::error::{ApiError, AttemptNote, Code, of_failures};
-use crate::engine::place::Wait;
+use crate::engine::place::{NoPlace, Wait, Why};
 use crate::engine::record::{Step, ms};
 use crate::engine::serve::Served;
 use crate::engine::understand::Understood;
@@ -25,6 +26,8 @@ use std::time::Duration;
 
 /// Below this many calls in the window, a failure rate says nothing yet.
 const RATE_MINIMUM_CALLS: u32 = 5;
+/// After this long a caller may ask again where nobody knows when a call ends or a probe is judged.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
 
 /// The walk down a plan.
 pub struct Course<'a> {
@@ -36,7 +39,6 @@ pub struct Course<'a> {
     refusals: Vec<Refusal>,
     failures: Vec<(Arc<str>, Outcome, Duration)>,
     retry_after: Option<Duration>,
-    started_waiting: Option<Ts>,
 }
 
 impl<'a> Course<'a> {
@@ -60,7 +62,6 @@ impl<'a> Course<'a> {
             refusals: Vec::new(),
             failures: Vec::new(),
             retry_after: None,
-            started_waiting: None,
         }
     }
 
@@ -92,7 +93,12 @@ impl<'a> Course<'a> {
                     }
                 }
                 PlanStep::Pause(pause) => self.wait(pause, "backoff before another pass").await,
-                PlanStep::Stop(Stop::AllRefused) => self.wait_for_place(now).await?,
+                PlanStep::Stop(Stop::AllRefused) => {
+                    let (index, permit) = self.wait_for_place(now).await?;
+                    if let Some(served) = self.attempt(index, permit).await? {
+                        return Ok(served);
+                    }
+                }
                 PlanStep::Stop(Stop::Deadline) => return Err(self.too_late()),
                 PlanStep::Stop(Stop::Exhausted) => return Err(self.failed()),
             }
@@ -109,16 +115,23 @@ impl<'a> Course<'a> {
         let open = |i: usize| self.cell(i).is_some_and(|c| c.hot.lock().gate.peek(now, tokens, false).is_none());
         // A request serves as a probe only while it could still be answered elsewhere, or when nobody else is left at all.
         let has_alternative = self.plan.has_alternative(index, open);
-        let may_probe = has_alternative || self.started_waiting.is_some() || self.is_only_hope(index);
+        let may_probe = has_alternative || self.is_last_hope(index);
         // A recovering endpoint takes a request that has nowhere else to go.
         let roll = if has_alternative { fastrand::f64() } else { 0.0 };
-        let permit = match Permit::take(&cell, now, tokens, Ask { may_probe, roll }) {
+        let priority = self.ctx.caller.priority();
+        let permit = match Permit::take_as(&cell, now, tokens, Ask { may_probe, roll }, priority) {
             Ok(permit) => permit,
             Err(refusal) => {
                 self.refused(index, &cell, now, refusal);
                 return Ok(None);
             }
         };
+        self.attempt(index, permit).await
+    }
+
+    /// Makes an attempt with a candidate's permit.
+    async fn attempt(&mut self, index: usize, permit: Permit) -> Result<Option<Served>, ApiError> {
+        let (cell, now) = (Arc::clone(permit.cell()), permit.started());
         if let Some((_, last, _)) = self.failures.last()
             && !self.ctx.worker.gateway.retry_budget.lock().try_spend(now, last.class().retry_cost)
         {
@@ -158,9 +171,10 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Whether every other candidate is shut, so that this one's probe is all that could help.
-    fn is_only_hope(&self, index: usize) -> bool {
-        self.refusals.len() + 1 >= self.decided.candidates.len() && index + 1 == self.decided.candidates.len()
+    /// Whether a request that others have failed already has only this candidate left: a probe costs it nothing then. One that has
+    /// not been sent yet gets its probe in line, see [`Self::wait_for_place`].
+    fn is_last_hope(&self, index: usize) -> bool {
+        !self.failures.is_empty() && self.plan.is_last(index)
     }
 
     fn refused(&mut self, index: usize, cell: &EndpointCell, now: Ts, refusal: Refusal) {
@@ -192,16 +206,33 @@ impl<'a> Course<'a> {
         tokio::time::sleep(pause).await;
     }
 
-    /// Every gate refused: waits for the first that may admit again if that is near, else gives up truthfully.
-    async fn wait_for_place(&mut self, now: Ts) -> Result<(), ApiError> {
-        let since = *self.started_waiting.get_or_insert(now);
-        let wait = Wait { ctx: self.ctx, plan: &self.decided, refusals: &self.refusals, since };
-        if !wait.for_place(now, self.plan.deadline()).await {
-            return Err(self.nobody());
-        }
-        self.refusals.clear();
-        self.plan.forgive_refusals();
-        Ok(())
+    /// Every gate refused: stands in line for the first place if one may come in time, else gives up truthfully.
+    async fn wait_for_place(&mut self, now: Ts) -> Result<(usize, Permit), ApiError> {
+        let tokens = self.understood.prompt_tokens.saturating_add(self.understood.completion_tokens);
+        let wait = Wait { ctx: self.ctx, plan: &self.decided, tokens, deadline: self.plan.deadline() };
+        let NoPlace { why, refusals } = match wait.for_place(now).await {
+            Ok(place) => {
+                self.refusals.clear();
+                self.plan.forgive_refusals();
+                return Ok(place);
+            }
+            Err(none) => none,
+        };
+        self.refusals = refusals;
+        Err(match why {
+            Why::Deadline => self.too_late(),
+            Why::NotInTime => self.nobody(),
+            Why::Crowded(full) => {
+                let reason = match full {
+                    Full::All => "as many requests wait already as may",
+                    Full::Share => "as many requests of this key wait already as its share allows",
+                };
+                let mut error = self.nobody();
+                error.code = Code::NoEndpointAvailable;
+                error.message = format!("{}; {reason}", error.message);
+                error
+            }
+        })
     }
 
     fn notes(&self) -> Vec<AttemptNote> {
@@ -252,7 +283,9 @@ impl<'a> Course<'a> {
             let message = format!("no endpoint can take the request now ({})", reasons.join(", "));
             ApiError::new(Code::NoEndpointAvailable, message)
         };
-        error.with_retry_after(soonest)
+        // A place that depends on others has no time of its own.
+        let unknown = || (!self.decided.candidates.is_empty()).then_some(UNKNOWN_WAIT);
+        error.with_retry_after(soonest.or_else(unknown))
     }
 }
 

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::domain::ids::RequestId;
 use crate::domain::key::{KeySecret, VirtualKey};
 use crate::domain::latency::Summary;
+use crate::domain::queue::Priority;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::MAX_KEYS;
 use crate::engine::error::{ApiError, Code};
@@ -34,6 +35,8 @@ pub struct NewKey {
     pub rpm: Option<u64>,
     #[serde(default)]
     pub tpm: Option<u64>,
+    #[serde(default)]
+    pub priority: Priority,
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
     /// RFC 3339 or a date.
@@ -137,6 +140,7 @@ impl Gateway {
             models: new.models,
             rpm: new.rpm,
             tpm: new.tpm,
+            priority: new.priority,
             tags: new.tags,
             created_at: clock::wall(),
             expires_at,

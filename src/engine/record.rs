@@ -109,11 +109,21 @@ pub enum Step {
         #[serde(skip_serializing_if = "String::is_empty", default)]
         message: String,
     },
-    /// A pause before a further pass, or a wait for a candidate to admit again.
+    /// A pause before a further pass.
     Waited {
         at_ms: f64,
         ms: f64,
         why: Cow<'static, str>,
+    },
+    /// Stood in line for a place at a candidate.
+    Queued {
+        at_ms: f64,
+        ms: f64,
+        priority: Cow<'static, str>,
+        /// Requests of its class or above that stood in the shortest line when it came.
+        ahead: usize,
+        /// Who gave it a place; none: nobody did in time.
+        endpoint: Option<Arc<str>>,
     },
     /// The fleet's retry budget allowed no further attempt.
     RetryBudgetSpent {

@@ -156,6 +156,7 @@ impl Gateway {
     fn reconfigure(&self, cell: &Arc<EndpointCell>, config: Arc<EndpointConfig>) {
         cell.hot.lock().gate.set_limits(&config.limits, clock::now());
         cell.set_config(config);
+        cell.serve_line(clock::now());
         if let Some(actor) = cell.actor() {
             actor.do_send(Reconfigured);
         }

@@ -9,12 +9,15 @@
 //!
 //! It keeps nothing and decides nothing; who may read it is decided by whoever calls.
 
+mod admission;
+
 use crate::actors::board::EndpointCell;
 use crate::actors::ledger::LedgerStatus;
 use crate::actors::meters::{BOUNDS_S, Buckets, Meters};
 use crate::domain::breaker::State;
 use crate::domain::gate::Door;
 use crate::engine::gateway::Gateway;
+use admission::Waits;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
@@ -43,7 +46,7 @@ pub fn render(gateway: &Arc<Gateway>) -> String {
 struct Scrape {
     answered: [u64; CLASSES.len()],
     in_flight: u32,
-    waiting: u32,
+    waits: Waits,
     failovers: u64,
     refusals: u64,
     retry_budget_spent: u64,
@@ -61,7 +64,7 @@ impl Scrape {
         Self {
             answered: counters.answered.each_ref().map(read),
             in_flight: gateway.in_flight(),
-            waiting: gateway.waiting.load(Relaxed),
+            waits: Waits::of(gateway),
             failovers: read(&counters.failovers),
             refusals: read(&counters.refusals),
             retry_budget_spent: read(&counters.retry_budget_spent),
@@ -86,7 +89,7 @@ impl Scrape {
             count(&mut requests, &[("class", *class)], n)?;
         }
         to.one_gauge("requests_in_flight", "Requests being served", i64::from(self.in_flight))?;
-        to.one_gauge("requests_waiting", "Requests that wait for a full endpoint", i64::from(self.waiting))?;
+        self.waits.write(to)?;
         to.one_counter("failovers", "Attempts on another endpoint after a failed one", self.failovers)?;
         to.one_counter("refusals", "Candidates passed over because their gate refused", self.refusals)?;
         to.one_counter(
@@ -273,7 +276,7 @@ mod tests {
         Scrape {
             answered: [7, 5, 3, 1],
             in_flight: 2,
-            waiting: 4,
+            waits: Waits { now: 4, given: 14, left: 15, crowded: 16 },
             failovers: 6,
             refusals: 8,
             retry_budget_spent: 9,
@@ -352,6 +355,9 @@ mod tests {
             ("requests_total{class=\"client_gone\"}", 1.0),
             ("requests_in_flight", 2.0),
             ("requests_waiting", 4.0),
+            ("waits_given_total", 14.0),
+            ("waits_left_total", 15.0),
+            ("waits_refused_total", 16.0),
             ("failovers_total", 6.0),
             ("refusals_total", 8.0),
             ("retry_budget_spent_total", 9.0),

@@ -21,6 +21,7 @@ mod ledger_accounts;
 mod ledger_exports;
 mod limits;
 mod metrics;
+mod queue;
 mod registry;
 mod reload;
 mod restart;

@@ -76,10 +76,12 @@ pub enum RefusalReason {
     Rpm,
     Tpm,
     Concurrency,
+    /// Others wait for a place here.
+    Queued,
 }
 
 impl RefusalReason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BreakerOpen,
         Self::ForcedOpen,
         Self::HalfOpenFull,
@@ -92,6 +94,7 @@ impl RefusalReason {
         Self::Rpm,
         Self::Tpm,
         Self::Concurrency,
+        Self::Queued,
     ];
 
     /// The name in decisions and metrics.
@@ -110,7 +113,22 @@ impl RefusalReason {
             Self::Rpm => "rpm",
             Self::Tpm => "tpm",
             Self::Concurrency => "concurrency",
+            Self::Queued => "queued",
         }
+    }
+
+    /// Whether the refusal ends at its `retry_at` by itself; the others end when somebody else does something.
+    #[must_use]
+    pub fn ends_by_time(self) -> bool {
+        use RefusalReason::{AuthFailed, Quota, RateLimited, Rpm, Tpm, Unavailable};
+        matches!(self, RateLimited | Quota | AuthFailed | Unavailable | Rpm | Tpm)
+    }
+
+    /// Whether it is the breaker's word, or its domain's; the others are limits.
+    #[must_use]
+    pub fn is_breaker(self) -> bool {
+        use RefusalReason::{BreakerOpen, ForcedOpen, HalfOpenFull, ProbeNotAllowed, Ramping};
+        matches!(self, BreakerOpen | ForcedOpen | HalfOpenFull | ProbeNotAllowed | Ramping)
     }
 }
 
