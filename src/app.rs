@@ -1,28 +1,22 @@
 //! The composition root: puts the store, the actors, the engine and the HTTP servers together, and takes them down in order:
 //! readiness off, nothing new taken, what runs finishes or is told, actors write their checkpoints, the ledger is flushed.
 
-use crate::actors::events::Events;
-use crate::actors::ledger::LedgerHandle;
-use crate::actors::messages::{Retire, StandDown};
-use crate::actors::supervisor::Supervisor;
-use crate::clock;
+pub mod assembly;
+
+use crate::app::assembly::{Assembled, assemble, close};
 use crate::config::model::{Config, TlsFiles};
-use crate::domain::key::VirtualKey;
-use crate::engine::access::Access;
+use crate::dialects::upstream::Upstream;
 use crate::engine::gateway::{Gateway, Worker};
 use crate::engine::probe;
 use crate::http::{self, Surface};
-use crate::store::{Area, OpenOptions, OpenReport, Store, StoreError};
-use actix::{Actor, Arbiter};
+use crate::store::StoreError;
+use actix::Arbiter;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::{App, HttpServer, web};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::fmt;
-use std::fs::OpenOptions as FileOptions;
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,37 +91,14 @@ pub struct Addresses {
 /// # Errors
 /// Why it did not start, or what could not be written at its end.
 pub async fn run(startup: Startup, ready: impl FnOnce(&Addresses)) -> Result<(), AppError> {
-    let config = Arc::new(startup.config);
-    let (store, report) = open_store(&config.store.path, startup.accept_ledger_loss)?;
-    tell_opening(&report);
-    let (token, token_file) = admin_token(startup.admin_token, &config.store.path)?;
-    let access = Access::new(config.server.auth, &token, stored_keys(&store)?);
-    let ledger = LedgerHandle::new(
-        store.ledger_writer()?,
-        store.reader(),
-        store.state(),
-        config.store.durability,
-        config.store.on_failure,
-    );
-    drop(store);
     let ledger_arbiter = Arbiter::new();
-    let events = Events::default();
-    let supervisor = Supervisor::new(ledger.clone(), ledger_arbiter.handle(), events.clone()).start();
-    let gateway = Arc::new(Gateway::new(
-        Arc::clone(&config),
-        ledger,
-        events,
-        supervisor,
-        access,
-        startup.config_path,
-        startup.test_hooks,
-    ));
-    gateway.start_endpoints().map_err(AppError::System)?;
+    let Assembled { gateway, token_file } = assemble(startup, &ledger_arbiter.handle())?;
+    let config = gateway.config();
     let tls = config.server.tls.as_ref().map(tls_config).transpose()?;
     let (servers, mut addresses) = listen(&gateway, &config, tls.as_ref())?;
     addresses.token_file = token_file;
     let handles: Vec<ServerHandle> = servers.iter().map(Server::handle).collect();
-    let probing = actix::spawn(probe::run(Arc::clone(&gateway)));
+    let probing = actix::spawn(probe::run(Arc::clone(&gateway), Upstream::default()));
     let serving: Vec<_> = servers.into_iter().map(actix::spawn).collect();
     ready(&addresses);
     wait_for_signal().await?;
@@ -141,67 +112,6 @@ pub async fn run(startup: Startup, ready: impl FnOnce(&Addresses)) -> Result<(),
     close(&gateway).await?;
     ledger_arbiter.stop();
     Ok(())
-}
-
-fn open_store(path: &Path, accept_ledger_loss: bool) -> Result<(Store, OpenReport), AppError> {
-    let options = OpenOptions { accept_ledger_loss, ..OpenOptions::at(path, clock::wall()) };
-    let (store, report) = Store::open(&options)?;
-    if store.read_only().is_some() {
-        return Err(AppError::StoreIncomplete(report.missing));
-    }
-    Ok((store, report))
-}
-
-fn tell_opening(report: &OpenReport) {
-    let OpenReport { last_seq, reapplied_rows, skipped_records, .. } = report;
-    tracing::info!(last_seq, reapplied_rows, skipped_records, created = report.created, "store opened");
-    for what in &report.missing {
-        tracing::error!(what, "the store has lost something");
-    }
-    for path in &report.set_aside {
-        tracing::warn!(path = %path.display(), "a broken part of the store was set aside");
-    }
-}
-
-fn stored_keys(store: &Store) -> Result<Vec<VirtualKey>, AppError> {
-    let stored = store.state().list(Area::Key)?.into_iter();
-    Ok(stored
-        .filter_map(|(id, bytes)| {
-            let read = VirtualKey::from_bytes(&bytes);
-            read.inspect_err(|e| tracing::error!(id, error = e, "a stored key cannot be read")).ok()
-        })
-        .collect())
-}
-
-/// The admin token: given, or read from the store's folder, or made there (mode 0600).
-fn admin_token(given: Option<String>, store: &Path) -> Result<(String, Option<PathBuf>), AppError> {
-    if let Some(token) = given {
-        return Ok((token, None));
-    }
-    let path = store.join("admin.token");
-    let failed = |e: std::io::Error| AppError::System(format!("{}: {e}", path.display()));
-    match std::fs::File::open(&path) {
-        Ok(mut file) => {
-            let mut text = String::new();
-            file.read_to_string(&mut text).map_err(failed)?;
-            if text.trim().is_empty() {
-                return Err(AppError::System(format!(
-                    "{} is empty: remove it, and a new token is made",
-                    path.display()
-                )));
-            }
-            Ok((text.trim().to_owned(), Some(path)))
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let mut bytes = [0; 32];
-            getrandom::fill(&mut bytes).map_err(|e| AppError::System(format!("no random bytes: {e}")))?;
-            let token = crate::domain::key::KeySecret::from_random(&bytes).reveal().to_owned();
-            let file = FileOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-            file.and_then(|mut f| writeln!(f, "{token}")).map_err(failed)?;
-            Ok((token, Some(path)))
-        }
-        Err(e) => Err(failed(e)),
-    }
 }
 
 /// Binds the listeners and builds their servers.
@@ -245,7 +155,7 @@ fn server(
     let drain = config.server.drain + LAST_WORDS;
     let server = HttpServer::new(move || {
         // This runs once on each worker's thread: what it makes is that worker's own.
-        let worker = Worker::start(Arc::clone(&gateway));
+        let worker = Worker::start(Arc::clone(&gateway), Upstream::default());
         App::new().app_data(web::Data::new(worker)).configure(http::routes(surface))
     })
     .workers(workers.unwrap_or(cores))
@@ -297,18 +207,4 @@ async fn stop(gateway: &Arc<Gateway>, handles: &[ServerHandle]) {
             futures_util::future::join_all(handles.iter().map(|h| h.stop(false))).await;
         }
     }
-}
-
-/// Has every actor write its checkpoint, then flushes the ledger.
-async fn close(gateway: &Arc<Gateway>) -> Result<(), AppError> {
-    const ACTOR_TIME: Duration = Duration::from_secs(2);
-    let _ = gateway.supervisor.send(StandDown).await;
-    let actors: Vec<_> = gateway.board.topology().cells.iter().filter_map(|c| c.actor()).collect();
-    let retired = futures_util::future::join_all(actors.iter().map(|a| a.send(Retire)));
-    if tokio::time::timeout(ACTOR_TIME, retired).await.is_err() {
-        tracing::error!("not every endpoint wrote its last checkpoint");
-    }
-    gateway.ledger.drain().map_err(AppError::System)?;
-    tracing::info!(rows = gateway.ledger.status().durable_seq, "stopped");
-    Ok(())
 }

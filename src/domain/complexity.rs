@@ -26,6 +26,8 @@ mod tests;
 mod tokens;
 
 pub use lexicon::{Found, Lexicon, LexiconFault, MAX_TERM_CHARS, MAX_TERMS, TermFault, TermList};
+#[cfg(test)]
+pub(crate) use tests::samples;
 pub use tokens::estimate_tokens;
 
 use crate::domain::intelligent::IntelligentSettings;

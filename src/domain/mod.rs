@@ -28,5 +28,6 @@ pub mod strategy;
 pub mod sums;
 pub mod table;
 pub mod time;
+pub mod tokens;
 pub mod usage;
 pub mod window;

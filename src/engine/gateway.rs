@@ -226,9 +226,9 @@ struct KeyTarget {
 impl Worker {
     /// Starts a worker's part; must be called on the worker's own arbiter.
     #[must_use]
-    pub fn start(gateway: Arc<Gateway>) -> Rc<Self> {
+    pub fn start(gateway: Arc<Gateway>, upstream: Upstream) -> Rc<Self> {
         let coordinator = Coordinator::default().start();
-        Rc::new(Self { gateway, coordinator, upstream: Upstream::default(), targets: RefCell::default() })
+        Rc::new(Self { gateway, coordinator, upstream, targets: RefCell::default() })
     }
 
     /// The prepared target of an endpoint; among several keys one by weight, `roll` in 0..1, those that the vendor refused last.

@@ -11,7 +11,7 @@ use crate::domain::time::Ts;
 use crate::engine::gateway::Gateway;
 use futures_util::StreamExt;
 use futures_util::stream;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +39,8 @@ struct Schedule {
 }
 
 /// Probes for ever; dropped with its task.
-pub async fn run(gateway: Arc<Gateway>) {
-    let upstream = &Upstream::default();
+pub async fn run(gateway: Arc<Gateway>, upstream: Upstream) {
+    let upstream = &upstream;
     let mut schedule = Schedule::default();
     loop {
         let errands = schedule.due(&gateway.board.topology().cells, clock::now());
@@ -53,7 +53,7 @@ pub async fn run(gateway: Arc<Gateway>) {
 impl Schedule {
     /// What is to be asked now.
     fn due(&mut self, cells: &[Arc<EndpointCell>], now: Ts) -> Vec<Errand> {
-        let mut providers: HashMap<Arc<str>, Vec<Arc<EndpointCell>>> = HashMap::new();
+        let mut providers: BTreeMap<Arc<str>, Vec<Arc<EndpointCell>>> = BTreeMap::new();
         for cell in cells {
             let config = cell.config();
             if !config.provider.keys.is_empty() {

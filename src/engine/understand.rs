@@ -86,6 +86,13 @@ fn judge(request: &ChatRequest, settings: &IntelligentSettings) -> Classified {
 }
 
 impl Understood<'_> {
+    /// What the prompt is at most, by any vendor's count: what a hard budget reserves. Reads the request again, so it is for
+    /// requests that need it only.
+    #[must_use]
+    pub fn prompt_tokens_ceiling(&self) -> u64 {
+        self.request.token_ceiling().max(self.prompt_tokens)
+    }
+
     /// What a Coordinator is asked.
     #[must_use]
     pub fn plan_request(&self, config: Arc<Config>, now: Ts) -> PlanRequest {

@@ -1,6 +1,7 @@
 //! OpenAI's chat completions, which most vendors speak.
 
 pub mod answer;
+mod ceiling;
 pub mod request;
 
 /// Where chat completions are posted, below a provider's `base_url`.

@@ -157,6 +157,11 @@ impl<'a> ChatRequest<'a> {
         })
     }
 
+    /// Everything that the client sent.
+    pub(super) fn members(&self) -> &Members<'a> {
+        &self.members
+    }
+
     /// The body for an upstream that calls the model `model`.
     #[must_use]
     pub fn upstream_body(&self, model: &str) -> Vec<u8> {

@@ -1,4 +1,4 @@
-mod samples;
+pub mod samples;
 
 use super::*;
 use crate::domain::intelligent::{IntelligentSettings, default_lexicon};
