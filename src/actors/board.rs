@@ -39,6 +39,8 @@ pub struct ActorStatus {
     pub quarantined: bool,
     /// The vendor refused our key; why the endpoint is out.
     pub auth_failed: Option<Arc<str>>,
+    /// The failure domain that shuts it.
+    pub held_by: Option<Arc<str>>,
 }
 
 #[derive(Debug)]

@@ -15,6 +15,7 @@ pub enum Event {
     Operator { endpoint: Arc<str>, act: &'static str, reason: String, author: String },
     Actor { endpoint: Arc<str>, what: &'static str },
     Key { endpoint: Arc<str>, works: bool },
+    Domain { domain: Arc<str>, is_open: bool, down: usize, members: usize },
 }
 
 #[derive(Clone, Debug)]

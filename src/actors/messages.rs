@@ -5,6 +5,7 @@ use crate::actors::topology::RouteTable;
 use crate::config::model::Config;
 use crate::domain::breaker::BreakerView;
 use crate::domain::complexity::Classified;
+use crate::domain::domains::DomainSettings;
 use crate::domain::gate::Refusal;
 use crate::domain::health::Totals;
 use crate::domain::intelligent::RequestHints;
@@ -104,6 +105,29 @@ pub struct Adopt(pub Arc<EndpointCell>);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Release(pub u32);
+
+/// What an endpoint's failure domains should know.
+#[derive(Message, Clone, Copy, Debug, PartialEq, Eq)]
+#[rtype(result = "()")]
+pub struct MemberNews {
+    pub id: u32,
+    pub news: News,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Its breaker opened, or several connections in a row failed, at this time.
+    Down(Ts),
+    /// It was seen working.
+    Up,
+    /// An operator has shut it.
+    Shut,
+}
+
+/// When failure domains open. Each endpoint's domains are read again from its cell.
+#[derive(Message, Clone, Copy, Debug, PartialEq)]
+#[rtype(result = "()")]
+pub struct DomainRules(pub DomainSettings);
 
 /// Stop watching everything: the process ends.
 #[derive(Message)]

@@ -3,6 +3,7 @@
 
 pub mod board;
 pub mod coordinator;
+pub mod domains;
 pub mod endpoint;
 pub mod events;
 pub mod ledger;

@@ -89,7 +89,7 @@ impl Permit {
     fn settle(&mut self, now: Ts, report: &Report) {
         let Some(ticket) = self.ticket.take() else { return };
         let class = report.outcome.class();
-        let (epoch, probe) = (ticket.epoch, ticket.probe);
+        let (epoch, probe, held) = (ticket.epoch, ticket.probe, ticket.held);
         {
             let mut hot = self.cell.hot.lock();
             let used = (report.usage.total() > 0).then(|| report.usage.total());
@@ -105,6 +105,9 @@ impl Permit {
                 // A fault after usage was seen (a malformed answer with figures) was paid for.
                 let reserved = if used.is_some() { Reserved::Settle } else { class.reserved };
                 hot.gate.release(now, ticket, reserved, used);
+            }
+            if held && class.verdict == Verdict::Success {
+                hot.gate.prove();
             }
             match (report.outcome, report.retry_after) {
                 (Outcome::RateLimited, retry_after) => {
@@ -132,7 +135,7 @@ impl Permit {
             cost: report.cost.unwrap_or_default(),
             usage: report.usage,
         };
-        self.cell.settle(settle, probe || class.verdict != Verdict::Success);
+        self.cell.settle(settle, probe || held || class.verdict != Verdict::Success);
     }
 }
 

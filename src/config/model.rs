@@ -3,6 +3,7 @@
 
 use crate::config::fault::Fault;
 use crate::config::secret::Secret;
+use crate::domain::domains::DomainSettings;
 use crate::domain::intelligent::IntelligentSettings;
 use crate::domain::price::Price;
 use crate::domain::settings::{
@@ -25,6 +26,7 @@ pub struct Config {
     pub endpoints: Vec<Arc<EndpointConfig>>,
     pub routes: Vec<Arc<RouteConfig>>,
     pub retry_budget: RetryBudgetSettings,
+    pub domains: DomainSettings,
     pub intelligent: Arc<IntelligentSettings>,
     pub ranking: RankSettings,
     /// Not wrong, but worth saying at every start: unpriced endpoints, names that hide others, keys in the file.

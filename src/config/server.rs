@@ -1,10 +1,11 @@
-//! The `server`, `store` and `retry_budget` blocks.
+//! The `server`, `store`, `retry_budget` and `domains` blocks.
 
 use crate::config::address;
 use crate::config::model::{AuthMode, Durability, OnStoreFailure, ServerConfig, StoreConfig, TlsFiles};
 use crate::config::reader::{Field, Section};
-use crate::config::scalar::{decimal, duration, share, size, whole, word, yes_or_no};
+use crate::config::scalar::{decimal, duration, format_duration, share, size, whole, word, yes_or_no};
 use crate::config::tree::Scalar;
+use crate::domain::domains::DomainSettings;
 use crate::domain::settings::RetryBudgetSettings;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -110,5 +111,21 @@ pub fn retry_budget(root: &mut Section<'_>) -> RetryBudgetSettings {
     s.set("ratio", &mut c.ratio, share(0.0, false));
     s.set("min_per_second", &mut c.min_per_second, decimal(1e6));
     s.set("window", &mut c.window, duration(SECOND, HOUR));
+    c
+}
+
+/// Reads `domains` at the top of the file.
+pub fn domains(root: &mut Section<'_>) -> DomainSettings {
+    let mut c = DomainSettings::default();
+    let Some(mut s) = root.section("domains") else { return c };
+    s.set("share", &mut c.share, share(0.0, true));
+    s.set("minimum", &mut c.minimum, whole(1, 1_000_000));
+    s.set("within", &mut c.within, duration(MS, HOUR));
+    s.set("open_for", &mut c.open_for, duration(MS, HOUR));
+    s.set("max_open_for", &mut c.max_open_for, duration(MS, HOUR));
+    if c.open_for > c.max_open_for {
+        let (first, longest) = (format_duration(c.open_for), format_duration(c.max_open_for));
+        s.fault(format!("`open_for` ({first}) is longer than `max_open_for` ({longest}); expected at most that"));
+    }
     c
 }

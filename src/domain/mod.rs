@@ -4,6 +4,7 @@ pub mod address;
 pub mod breaker;
 pub mod bucket;
 pub mod complexity;
+pub mod domains;
 pub mod filter;
 pub mod gate;
 pub mod health;

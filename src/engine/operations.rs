@@ -231,6 +231,11 @@ fn spell_out(cell: &EndpointCell, seen: &Observed) -> Value {
             "learnt_rpm": gate.learnt_rpm,
         },
         "paused": gate.paused.map(|(reason, until)| json!({ "reason": reason.as_str(), "until": at(until) })),
+        "domains": {
+            "member_of": config.domain.iter().map(|d| &**d).collect::<Vec<_>>(),
+            "open": status.held_by.as_deref(), "retry_at": gate.held_until.map(at),
+        },
+        "waiting": cell.line.waiting(),
         "auth_failed": status.auth_failed.as_deref(),
         "quarantined": status.quarantined, "restarts": status.restarts, "generation": status.generation,
         "latency_ms": summary(&seen.latency), "ttft_ms": summary(&seen.ttft),

@@ -3,7 +3,7 @@
 
 use crate::actors::board::{EndpointCell, MAX_ENDPOINTS};
 use crate::actors::ledger::StateWrite;
-use crate::actors::messages::{Adopt, Reconfigured, Release, Retire};
+use crate::actors::messages::{Adopt, DomainRules, Reconfigured, Release, Retire};
 use crate::clock;
 use crate::config;
 use crate::config::model::{Config, EndpointConfig};
@@ -99,6 +99,7 @@ impl Gateway {
             })
             .collect();
         self.board.set(cells.clone(), &config.routes);
+        self.supervisor.do_send(DomainRules(config.domains));
         for cell in cells {
             self.supervisor.do_send(Adopt(cell));
         }
@@ -213,6 +214,7 @@ impl Gateway {
         }
         self.board.set(cells, &config.routes);
         *self.retry_budget.lock() = RetryBudget::new(config.retry_budget, clock::now());
+        self.supervisor.do_send(DomainRules(config.domains));
         self.set_config(config);
         for cell in fresh {
             self.supervisor.do_send(Adopt(cell));

@@ -148,6 +148,10 @@ impl Scrape {
         }
         self.counters(to, "breaker_transitions", "Changes of the breaker's state", |m| &m.transitions)?;
         self.gauges(to, "endpoint_in_flight", "Attempts under way", |c| i64::from(c.hot.lock().gate.in_flight()))?;
+        let domain_open = "1 while the endpoint is shut because its failure domain is open";
+        self.gauges(to, "endpoint_domain_open", domain_open, |c| i64::from(c.status.lock().held_by.is_some()))?;
+        self.counters(to, "domain_holds", "Times that a failure domain shut the endpoint", |m| &m.holds)?;
+        self.gauges(to, "endpoint_waiting", "Requests in the endpoint's line", |c| whole(c.line.waiting()))?;
         let quarantined = "1 while the endpoint is out because its actor crashed too often";
         self.gauges(to, "endpoint_quarantined", quarantined, |c| i64::from(c.status.lock().quarantined))?;
         let auth_failed = "1 while the endpoint is out because the vendor refuses our key";
@@ -338,6 +342,9 @@ mod tests {
             "unpriced_attempts_total",
             "breaker_transitions_total",
             "endpoint_in_flight",
+            "endpoint_domain_open",
+            "domain_holds_total",
+            "endpoint_waiting",
             "endpoint_quarantined",
             "endpoint_auth_failed",
             "actor_restarts_total",

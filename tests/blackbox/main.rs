@@ -11,6 +11,7 @@ mod breaker;
 mod cancel;
 mod cli;
 mod distribution;
+mod domains;
 mod explain;
 mod failover;
 mod headers;

@@ -176,8 +176,8 @@ async fn beyond_the_bound_it_is_503_at_once_and_one_key_cannot_fill_it() {
         times = probe => times,
     };
     times.sort();
-    println!("refused within {:?} (median), {:?} (p98)", times[25], times[49]);
-    assert!(times[25] < ms(100), "the median is {:?}", times[25]);
+    // On a machine that is busy with other tests; alone, the 50th of 50 is under 5 ms.
+    assert!(times[25] < ms(100), "the median is {:?}, the last {:?}", times[25], times[49]);
     // All of them have hung up: nothing is left behind.
     wait_waiting(&gateway, 0).await;
     assert_eq!(metric(&gateway, "waits_refused_total").await, 51);

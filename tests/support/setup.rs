@@ -29,6 +29,7 @@ pub struct Setup {
     auth: &'static str,
     server: Vec<String>,
     store: Vec<String>,
+    top: Vec<String>,
     endpoints: Vec<Endpoint>,
     routes: Vec<Route>,
     pub env: Vec<(String, String)>,
@@ -41,6 +42,7 @@ impl Setup {
             auth: "open",
             server: vec!["workers: 2".into()],
             store: vec![],
+            top: vec![],
             endpoints: vec![],
             routes: vec![],
             env: vec![],
@@ -72,6 +74,12 @@ impl Setup {
     /// A line under `store:`.
     pub fn store(mut self, line: &str) -> Self {
         self.store.push(line.into());
+        self
+    }
+
+    /// A line at the top of the file, such as a block in braces.
+    pub fn top(mut self, line: &str) -> Self {
+        self.top.push(line.into());
         self
     }
 
@@ -147,6 +155,7 @@ impl Setup {
         lines(&mut y, "  ", &self.server);
         writeln!(y, "store:\n  path: {}", store.display()).unwrap();
         lines(&mut y, "  ", &self.store);
+        lines(&mut y, "", &self.top);
         y += "providers:\n";
         for e in &self.endpoints {
             let key = format!("\"${{{}}}\"", variable(&e.name));
