@@ -6,6 +6,8 @@ pub mod assembly;
 use crate::app::assembly::{Assembled, assemble, close};
 use crate::config::model::{Config, TlsFiles};
 use crate::dialects::upstream::Upstream;
+use crate::domain::chaos::Experiment;
+use crate::engine::chaos::{self, EndedBy};
 use crate::engine::gateway::{Gateway, Worker};
 use crate::engine::probe;
 use crate::http::{self, Surface};
@@ -38,6 +40,8 @@ pub struct Startup {
     pub admin_token: Option<String>,
     pub accept_ledger_loss: bool,
     pub test_hooks: bool,
+    /// Faults to inject from the start, besides the configuration's.
+    pub chaos: Vec<Experiment>,
 }
 
 /// Why a gateway did not start or did not end well, by what the operator should do.
@@ -90,20 +94,26 @@ pub struct Addresses {
 ///
 /// # Errors
 /// Why it did not start, or what could not be written at its end.
-pub async fn run(startup: Startup, ready: impl FnOnce(&Addresses)) -> Result<(), AppError> {
+pub async fn run(mut startup: Startup, ready: impl FnOnce(&Addresses)) -> Result<(), AppError> {
     let ledger_arbiter = Arbiter::new();
+    let asked_for = std::mem::take(&mut startup.chaos);
     let Assembled { gateway, token_file } = assemble(startup, &ledger_arbiter.handle())?;
     let config = gateway.config();
     let tls = config.server.tls.as_ref().map(tls_config).transpose()?;
     let (servers, mut addresses) = listen(&gateway, &config, tls.as_ref())?;
     addresses.token_file = token_file;
     let handles: Vec<ServerHandle> = servers.iter().map(Server::handle).collect();
+    let experiments = config.chaos.experiments.iter().cloned().chain(asked_for).collect();
+    gateway.start_configured_chaos(experiments).await;
+    let ending_chaos = actix::spawn(chaos::run(Arc::clone(&gateway)));
     let probing = actix::spawn(probe::run(Arc::clone(&gateway), Upstream::default()));
     let serving: Vec<_> = servers.into_iter().map(actix::spawn).collect();
     ready(&addresses);
     wait_for_signal().await?;
     probing.abort();
     stop(&gateway, &handles).await;
+    ending_chaos.abort();
+    gateway.end_chaos(|_| Some(EndedBy::Stop)).await;
     for server in serving {
         if let Ok(Err(e)) = server.await {
             tracing::error!(error = %e, "a listener ended badly");

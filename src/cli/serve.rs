@@ -5,10 +5,12 @@ use crate::app::{self, Addresses, AppError, Startup};
 use crate::config::address::may_listen;
 use crate::config::model::Config;
 use crate::config::{self, demo};
+use crate::domain::chaos::Experiment;
 use crate::sim;
 use crate::store::StoreError;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -23,6 +25,9 @@ pub struct ServeArgs {
     /// Four simulated providers in this process instead of a configuration: needs no key and no network.
     #[arg(long, conflicts_with = "config")]
     pub demo: bool,
+    /// A YAML or JSON list of faults to inject from the start, as POST /admin/chaos takes them; only where config.yaml says `chaos: allowed`.
+    #[arg(long, value_name = "FILE")]
+    pub chaos: Option<PathBuf>,
     /// Go on without what the store has lost; broken parts are set aside, never deleted.
     #[arg(long)]
     pub accept_ledger_loss: bool,
@@ -90,6 +95,13 @@ fn serve(args: &ServeArgs, mut config: Config) -> Exit {
         }
         config.server.listen = listen;
     }
+    let chaos = match experiments(args.chaos.as_deref(), &config) {
+        Ok(chaos) => chaos,
+        Err(why) => {
+            say(&why);
+            return Exit::Usage;
+        }
+    };
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -98,6 +110,7 @@ fn serve(args: &ServeArgs, mut config: Config) -> Exit {
         config_path: (!args.demo).then(|| args.config.clone()),
         admin_token: std::env::var("BREAKWATER_ADMIN_TOKEN").ok().filter(|t| !t.is_empty()),
         accept_ledger_loss: args.accept_ledger_loss,
+        chaos,
         test_hooks: std::env::var("BREAKWATER_TEST_HOOKS").is_ok_and(|v| v == "1"),
     };
     let demo = args.demo;
@@ -113,6 +126,17 @@ fn serve(args: &ServeArgs, mut config: Config) -> Exit {
             }
         }
     }
+}
+
+/// The faults of `--chaos`, for the endpoints of the configuration.
+fn experiments(path: Option<&Path>, config: &Config) -> Result<Vec<Experiment>, String> {
+    let Some(path) = path else { return Ok(Vec::new()) };
+    if !config.chaos.allowed {
+        let path = path.display();
+        return Err(format!("--chaos {path}: chaos is not allowed here; write `chaos: allowed` into config.yaml"));
+    }
+    let endpoints: Vec<_> = config.endpoints.iter().map(|e| Arc::clone(&e.name)).collect();
+    config::experiments_from_file(path, &endpoints, &config.chaos.experiments).map_err(|faults| faults.to_string())
 }
 
 /// One line on stdout for programs, the rest on stderr for people.

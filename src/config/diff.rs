@@ -18,6 +18,7 @@ pub enum Block {
     Domains,
     Intelligent,
     Strategies,
+    Chaos,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,6 +55,7 @@ impl fmt::Display for Change {
             Block::Domains => "domains",
             Block::Intelligent => "intelligent",
             Block::Strategies => "strategies",
+            Block::Chaos => "chaos",
         };
         f.write_str(block)?;
         if !self.name.is_empty() {
@@ -110,6 +112,8 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     once(&mut changes, Block::Intelligent, fields, false);
     let ranking = differing!(&old.ranking, &new.ranking, explore, balanced);
     once(&mut changes, Block::Strategies, ranking, false);
+    once(&mut changes, Block::Chaos, differing!(&old.chaos, &new.chaos, allowed), false);
+    once(&mut changes, Block::Chaos, differing!(&old.chaos, &new.chaos, experiments), true);
     named(&mut changes, Block::Provider, &old.providers, &new.providers, provider);
     named(&mut changes, Block::Endpoint, &old.endpoints, &new.endpoints, endpoint);
     named(&mut changes, Block::Route, &old.routes, &new.routes, route);

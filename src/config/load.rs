@@ -3,6 +3,7 @@
 //! The blocks are read in the order of what they need: `defaults` and `providers`, then `endpoints`, then `routes`. Names are
 //! checked against each other here. A route hides an endpoint of its name, and a warning says so.
 
+use crate::config::chaos;
 use crate::config::endpoint;
 use crate::config::fault::{Fault, Faults};
 use crate::config::intelligent;
@@ -49,7 +50,7 @@ fn folder(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
-fn read_file(path: &Path) -> Result<(String, String), Faults> {
+pub fn read_file(path: &Path) -> Result<(String, String), Faults> {
     let name = path.display().to_string();
     let fault = |message: String| Faults::one(Fault::of_file(&name, message));
     let mut bytes = Vec::new();
@@ -114,6 +115,8 @@ fn read(root: &mut Section<'_>) -> Config {
     let endpoints: Vec<Arc<EndpointConfig>> = fields.iter().filter_map(endpoint).map(Arc::new).collect();
     let names: Vec<(Arc<str>, Mark)> = fields.iter().map(|(name, f)| ((*name).into(), f.key_at)).collect();
     let routes = routes(root, &names, &route_defaults);
+    let endpoint_names: Vec<Arc<str>> = names.into_iter().map(|(name, _)| name).collect();
+    let chaos = chaos::chaos(root, &endpoint_names);
     root.unsupported(&["budgets", "keys", "ledger"]);
     Config {
         server,
@@ -126,6 +129,7 @@ fn read(root: &mut Section<'_>) -> Config {
         domains,
         intelligent,
         ranking,
+        chaos,
         warnings: Vec::new(),
     }
 }

@@ -7,6 +7,7 @@
 pub mod address;
 mod baseline;
 pub mod catalogue;
+mod chaos;
 pub mod demo;
 pub mod diff;
 mod endpoint;
@@ -27,6 +28,7 @@ mod tree;
 mod variables;
 
 pub use baseline::baseline;
+pub use chaos::{experiment_from_json, experiments_from_file};
 pub use demo::demo;
 pub use diff::diff;
 pub use fault::{Fault, Faults};

@@ -3,7 +3,11 @@
 
 use crate::config::fault::Fault;
 use crate::config::secret::Secret;
+<<<<<<< HEAD
 use crate::domain::domains::DomainSettings;
+=======
+use crate::domain::chaos::Experiment;
+>>>>>>> main
 use crate::domain::intelligent::IntelligentSettings;
 use crate::domain::price::Price;
 use crate::domain::settings::{
@@ -29,6 +33,7 @@ pub struct Config {
     pub domains: DomainSettings,
     pub intelligent: Arc<IntelligentSettings>,
     pub ranking: RankSettings,
+    pub chaos: ChaosConfig,
     /// Not wrong, but worth saying at every start: unpriced endpoints, names that hide others, keys in the file.
     pub warnings: Vec<Fault>,
 }
@@ -105,6 +110,14 @@ pub enum Durability {
 pub enum OnStoreFailure {
     ServeAndCount,
     FailClosed,
+}
+
+/// Whether operators may inject faults, and which are injected from the start.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ChaosConfig {
+    pub allowed: bool,
+    /// Empty unless `allowed`. Started when the gateway starts, not by a reload.
+    pub experiments: Vec<Experiment>,
 }
 
 /// An account at a vendor.

@@ -42,7 +42,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "colour: red",
-            "c.yaml:1:1: colour: unknown key; allowed: defaults, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
+            "c.yaml:1:1: colour: unknown key; allowed: chaos, defaults, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
         ),
         (
             "server: {listen: localhost}",
@@ -508,5 +508,36 @@ proptest! {
     #[test]
     fn no_text_of_yaml_signs_panics(text in "[a-z{}\\[\\]:,&*!|>'\"%@`#?\\- \n\t$0-9.~<=]{0,200}") {
         let _ = read(&text);
+    }
+}
+
+#[test]
+fn chaos_is_off_unless_allowed() {
+    let with = |chaos: &str| {
+        let text = format!(
+            "providers: {{p: {{base_url: 'http://127.0.0.1:9/v1', allow_private: true}}}}\n\
+             endpoints: {{a: {{provider: p, model: m, price: {{input: 1, output: 1}}}}}}\n{chaos}\n"
+        );
+        parse("c.yaml", &text, &|_| None, Path::new("")).map(|c| c.chaos).map_err(|e| e.to_string())
+    };
+    let experiments = |chaos: &str| with(chaos).map(|c| (c.allowed, c.experiments.len()));
+    assert_eq!(experiments(""), Ok((false, 0)));
+    assert_eq!(experiments("chaos: off"), Ok((false, 0)));
+    assert_eq!(experiments("chaos: allowed"), Ok((true, 0)));
+    assert_eq!(experiments("chaos: {allowed: true}"), Ok((true, 0)));
+    let one = "{endpoint: a, share: 0.5, for: 1m, fault: {kind: hang}}";
+    assert_eq!(experiments(&format!("chaos: {{allowed: true, experiments: [{one}, {one}]}}")), Ok((true, 2)));
+    for (chaos, why) in [
+        ("chaos: on", "chaos: `on` is not allowed; expected one of off, allowed"),
+        ("chaos: {alowed: true}", "chaos.alowed: unknown key, did you mean `allowed`?"),
+        (&format!("chaos: {{experiments: [{one}]}}"), "chaos.experiments: experiments need `allowed: true`"),
+        (
+            &format!("chaos: {{allowed: true, experiments: [{}]}}", one.replace("endpoint: a", "endpoint: b")),
+            "chaos.experiments[0].endpoint: no endpoint has the name `b`",
+        ),
+        (&format!("chaos: {{allowed: true, experiments: [{one}, {one}, {one}]}}"), "take more than all"),
+    ] {
+        let got = with(chaos).unwrap_err();
+        assert!(got.contains(why), "{chaos}: {got}");
     }
 }

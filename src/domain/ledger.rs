@@ -41,8 +41,16 @@ pub struct Entry {
     pub cost: Option<NanoUsd>,
     /// `unpriced` when the endpoint has no price.
     pub price_version: Arc<str>,
-    /// Strategy and rank: `cost_based/1`.
+    /// Strategy and rank: `cost_based/1`; what else happened to the attempt follows behind semicolons: `cost_based/1;chaos=status`.
     pub decision: Arc<str>,
+}
+
+impl Entry {
+    /// Whether an operator's experiment put a fault into the attempt.
+    #[must_use]
+    pub fn is_injected(&self) -> bool {
+        self.decision.split(';').skip(1).any(|part| part.starts_with("chaos="))
+    }
 }
 
 /// An entry with its place in the chain.

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod breaker;
 pub mod bucket;
+pub mod chaos;
 pub mod complexity;
 pub mod domains;
 pub mod filter;
@@ -25,6 +26,7 @@ pub mod resilience;
 pub mod retry;
 pub mod savings;
 pub mod settings;
+pub mod spread;
 pub mod strategy;
 pub mod sums;
 pub mod table;

@@ -48,6 +48,7 @@ struct First {
     endpoint: Arc<str>,
     price_version: Arc<str>,
     cancelled: bool,
+    injected: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +68,15 @@ pub struct ResilienceReport {
     pub rescued_by_failover: u64,
     /// Of those: answered by the same endpoint, tried again.
     pub rescued_by_retry: u64,
+    /// Attempts that an operator's experiment put a fault into: not the vendor's doing.
+    #[serde(default)]
+    pub injected_attempts: u64,
+    /// Of `first_attempt_failed`: injected.
+    #[serde(default)]
+    pub injected_first_failed: u64,
+    /// Of the rescued ones: the first attempt was injected.
+    #[serde(default)]
+    pub injected_rescued: u64,
     /// Requests that a later attempt answered while the first was cancelled.
     pub hedges_won: u64,
     /// Attempts that brought no answer, with what they cost, by outcome.
@@ -101,7 +111,8 @@ impl Resilience {
     /// Counts one ledger row.
     pub fn count(&mut self, e: &Entry) {
         let success = &*e.outcome == Outcome::Success.ledger_str();
-        let first = e.attempt == 1;
+        let (first, injected) = (e.attempt == 1, e.is_injected());
+        self.told.injected_attempts = self.told.injected_attempts.saturating_add(u64::from(injected));
         self.told.requests = self.told.requests.saturating_add(u64::from(first));
         if success && first {
             return;
@@ -120,9 +131,10 @@ impl Resilience {
             let cancelled = &*e.outcome == Outcome::Cancelled.ledger_str();
             if !cancelled {
                 self.told.first_attempt_failed = self.told.first_attempt_failed.saturating_add(1);
+                self.told.injected_first_failed = self.told.injected_first_failed.saturating_add(u64::from(injected));
             }
             let (endpoint, price_version) = (Arc::clone(&e.endpoint), Arc::clone(&e.price_version));
-            story.first = Some(First { endpoint, price_version, cancelled });
+            story.first = Some(First { endpoint, price_version, cancelled, injected });
         } else {
             story.won = Some(Won { endpoint: Arc::clone(&e.endpoint), usage: e.usage, cost: e.cost });
         }
@@ -155,6 +167,9 @@ impl Resilience {
             (false, false) => &mut told.rescued_by_failover,
         };
         *counter = counter.saturating_add(1);
+        if !first.cancelled {
+            told.injected_rescued = told.injected_rescued.saturating_add(u64::from(first.injected));
+        }
         if first.cancelled || first.endpoint == won.endpoint {
             return;
         }
@@ -191,6 +206,13 @@ impl ResilienceReport {
              {} answered by a hedge\n",
             self.requests, self.first_attempt_failed, self.rescued_by_failover, self.rescued_by_retry, self.hedges_won
         );
+        if self.injected_attempts > 0 {
+            let _ = writeln!(
+                text,
+                "{} attempts were injected by experiments: {} of the first that failed, {} of the rescued",
+                self.injected_attempts, self.injected_first_failed, self.injected_rescued
+            );
+        }
         let _ = write!(text, "premium paid on failovers: {} USD", usd(self.premium_nanousd));
         if self.premium_unknown > 0 {
             let _ =
@@ -228,6 +250,9 @@ impl ResilienceReport {
             ("rescued_by_failover", self.rescued_by_failover),
             ("rescued_by_retry", self.rescued_by_retry),
             ("hedges_won", self.hedges_won),
+            ("injected_attempts", self.injected_attempts),
+            ("injected_first_failed", self.injected_first_failed),
+            ("injected_rescued", self.injected_rescued),
             ("premium_known", self.premium_known),
             ("premium_unknown", self.premium_unknown),
         ] {
@@ -285,16 +310,20 @@ mod tests {
         ] {
             account.count(&row);
         }
+        let decision = "cost_based/1;chaos=status".into();
+        account.count(&Entry { decision, ..row("injected", 1, "cheap", "server_error", Some(0)) });
+        account.count(&row("injected", 2, "cheap", "success", Some(200_000)));
         let report = account.report();
-        assert_eq!((report.requests, report.first_attempt_failed), (6, 4));
-        assert_eq!((report.rescued_by_failover, report.rescued_by_retry, report.hedges_won), (2, 1, 1));
+        assert_eq!((report.injected_attempts, report.injected_first_failed, report.injected_rescued), (1, 1, 1));
+        assert_eq!((report.requests, report.first_attempt_failed), (7, 5));
+        assert_eq!((report.rescued_by_failover, report.rescued_by_retry, report.hedges_won), (2, 2, 1));
         assert_eq!((report.premium_nanousd, report.premium_known, report.premium_unknown), (700_000, 1, 1));
         assert_eq!(report.lost_nanousd, 40_007);
         let lost: Vec<_> = report.lost.iter().map(|l| (&*l.outcome, l.attempts, l.unpriced)).collect();
-        assert_eq!(lost, [("cancelled", 1, 0), ("connect_failed", 1, 0), ("server_error", 3, 0), ("uncertain", 1, 1)]);
+        assert_eq!(lost, [("cancelled", 1, 0), ("connect_failed", 1, 0), ("server_error", 4, 0), ("uncertain", 1, 1)]);
         let read: ResilienceReport = serde_json::from_value(report.to_json()).unwrap();
         assert_eq!(read, report);
-        assert!(report.to_table().contains("3 rescued, 2 by failover and 1 by a retry"), "{}", report.to_table());
+        assert!(report.to_table().contains("4 rescued, 2 by failover and 2 by a retry"), "{}", report.to_table());
         assert!(report.to_csv().contains("\nlost_nanousd:cancelled,40000\n"), "{}", report.to_csv());
     }
 

@@ -39,6 +39,8 @@ pub struct Attempt {
     /// Strategy and rank.
     decision: Arc<str>,
     pub seen: Seen,
+    /// The kind of fault that an experiment put into this attempt.
+    pub injected: Option<&'static str>,
 }
 
 /// A settled attempt; in `strict` durability its row may not be on disk yet.
@@ -65,7 +67,15 @@ impl Attempt {
     #[must_use]
     pub fn start(ctx: &Rc<RequestContext>, permit: Permit, config: Arc<EndpointConfig>, decision: Arc<str>) -> Self {
         let number = ctx.attempt_started();
-        Self { ctx: Rc::clone(ctx), permit: Some(permit), config, number, decision, seen: Seen::default() }
+        Self {
+            ctx: Rc::clone(ctx),
+            permit: Some(permit),
+            config,
+            number,
+            decision,
+            seen: Seen::default(),
+            injected: None,
+        }
     }
 
     #[must_use]
@@ -113,6 +123,11 @@ impl Attempt {
         let started = permit.started();
         let ttft_us = self.seen.first_content.map(|at| micros(at.since(started)));
         let (usage, source, cost) = self.bill(outcome);
+        if outcome.is_success()
+            && let Some(struck) = &mut *self.ctx.struck.borrow_mut()
+        {
+            struck.won = Some(usage);
+        }
         permit.finish(now, &Report { outcome, ttft_us, usage, cost, retry_after });
         self.ctx.charge(
             cost,
@@ -132,6 +147,7 @@ impl Attempt {
             ms: ms(now.since(started)),
             ttft_ms: ttft_us.map(|us| ms(Duration::from_micros(us))),
             cost_usd: cost.map(NanoUsd::usd),
+            injected: self.injected.map(Cow::Borrowed),
             message: message.to_owned(),
         });
         if !outcome.is_success() {
@@ -165,7 +181,10 @@ impl Attempt {
             usage_source: source,
             cost,
             price_version,
-            decision: Arc::clone(&self.decision),
+            decision: match self.injected {
+                Some(kind) => format!("{};chaos={kind}", self.decision).into(),
+                None => Arc::clone(&self.decision),
+            },
         };
         Settled(self.ctx.worker.gateway.ledger.push_row(entry))
     }

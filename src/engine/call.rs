@@ -10,6 +10,7 @@ use crate::dialects::{fault, retry_after};
 use crate::domain::outcome::Outcome;
 use crate::domain::time::Ts;
 use crate::engine::attempt::{Attempt, Settled};
+use crate::engine::chaos;
 use crate::engine::context::RequestContext;
 use crate::engine::relay::{Bounds, Relay, not_a_stream};
 use crate::engine::serve::{Head, Served};
@@ -60,7 +61,12 @@ impl Call<'_> {
         let late = if self.patience.is_callers { Outcome::DeadlineExceeded } else { Outcome::FirstByteTimeout };
         let body = Bytes::from(self.understood.request.upstream_body(&config.model));
         let first_byte = self.patience.first_byte;
-        let response = match tokio::time::timeout(first_byte, worker.upstream.post_chat(&target, body)).await {
+        let response = match tokio::time::timeout(
+            first_byte,
+            chaos::post(self.ctx, &self.cell, &mut attempt, &target, body),
+        )
+        .await
+        {
             Err(_) => return failed(attempt, late, "no first byte in time", None),
             Ok(Err(CallError { outcome, message })) => return failed(attempt, outcome, &message, None),
             Ok(Ok(response)) => response,

@@ -2,10 +2,12 @@
 
 use crate::actors::messages::Plan;
 use crate::clock;
+use crate::domain::chaos::Fate;
 use crate::domain::ids::RequestId;
 use crate::domain::money::NanoUsd;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Caller;
+use crate::engine::chaos::{Ended, Struck};
 use crate::engine::gateway::{Entered, Worker};
 use crate::engine::hints::Tags;
 use crate::engine::record::{Kept, Step, ms};
@@ -53,6 +55,8 @@ pub struct RequestContext {
     cost_state: Cell<CostState>,
     outcome: Cell<(&'static str, u16)>,
     endpoint: RefCell<Option<Arc<str>>>,
+    /// What experiments did to it.
+    pub struck: RefCell<Option<Box<Struck>>>,
     _entered: Entered,
 }
 
@@ -90,6 +94,7 @@ impl RequestContext {
             // Until somebody says otherwise: the caller went away. nginx's status for it; only logs and records see it.
             outcome: Cell::new(("cancelled", 499)),
             endpoint: RefCell::default(),
+            struck: RefCell::default(),
             _entered: opening.entered,
         })
     }
@@ -144,6 +149,29 @@ impl RequestContext {
         self.outcome.set((outcome, status));
     }
 
+    /// Tells the experiments that struck this request, or could have, how it ended.
+    fn tell_chaos(&self, took: Duration) {
+        let chaos = &self.worker.gateway.chaos;
+        let struck = self.struck.borrow();
+        if struck.is_none() && !chaos.is_running() {
+            return;
+        }
+        let plan = self.plan.borrow();
+        chaos.request_ended(&Ended {
+            struck: struck.as_deref(),
+            fate: match self.outcome.get() {
+                (_, 200..=299) => Fate::Answered,
+                (_, 499) => Fate::CallerGone,
+                _ => Fate::Lost,
+            },
+            started: self.started,
+            took,
+            cost: self.cost.get(),
+            cost_state: self.cost_state.get(),
+            cells: plan.as_ref().map_or(&[], |p| &p.route.cells),
+        });
+    }
+
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         clock::now().since(self.started)
@@ -152,6 +180,8 @@ impl RequestContext {
 
 impl Drop for RequestContext {
     fn drop(&mut self) {
+        let duration = self.elapsed();
+        self.tell_chaos(duration);
         let gateway = &self.worker.gateway;
         let (outcome, status) = self.outcome.get();
         let class = match status {
@@ -170,7 +200,7 @@ impl Drop for RequestContext {
             outcome,
             status,
             endpoint: self.endpoint.take(),
-            duration: self.elapsed(),
+            duration,
             attempts: self.attempts.get(),
             cost: self.cost.get(),
             cost_state: self.cost_state.get().as_str(),

@@ -11,6 +11,8 @@ pub enum Code {
     InvalidRequest,
     InvalidApiKey,
     ModelNotAllowed,
+    /// The configuration does not let operators inject faults.
+    ChaosNotAllowed,
     ModelNotFound,
     NotFound,
     MethodNotAllowed,
@@ -38,6 +40,7 @@ impl Code {
             Self::InvalidRequest => "invalid_request",
             Self::InvalidApiKey => "invalid_api_key",
             Self::ModelNotAllowed => "model_not_allowed",
+            Self::ChaosNotAllowed => "chaos_not_allowed",
             Self::ModelNotFound => "model_not_found",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -60,7 +63,7 @@ impl Code {
         match self {
             Self::InvalidRequest => 400,
             Self::InvalidApiKey => 401,
-            Self::ModelNotAllowed => 403,
+            Self::ModelNotAllowed | Self::ChaosNotAllowed => 403,
             Self::ModelNotFound | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
@@ -79,7 +82,7 @@ impl Code {
     pub fn kind(self) -> &'static str {
         match self {
             Self::InvalidApiKey => "authentication_error",
-            Self::ModelNotAllowed => "permission_error",
+            Self::ModelNotAllowed | Self::ChaosNotAllowed => "permission_error",
             Self::RateLimitExceeded | Self::Quota => "rate_limit_error",
             _ if self.status() < 500 => "invalid_request_error",
             _ => "upstream_error",

@@ -12,6 +12,7 @@ use crate::dialects::upstream::{Target, Upstream};
 use crate::domain::retry::RetryBudget;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Access;
+use crate::engine::chaos::Chaos;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::place::Waiting;
 use crate::engine::record::{Kept, Records};
@@ -45,6 +46,7 @@ pub struct Gateway {
     pub access: Access,
     pub records: Records,
     pub counters: Counters,
+    pub chaos: Chaos,
     config: RwLock<Arc<Config>>,
     pub retry_budget: Mutex<RetryBudget>,
     in_flight: AtomicU32,
@@ -91,6 +93,7 @@ impl Gateway {
             access,
             records: Records::default(),
             counters: Counters::default(),
+            chaos: Chaos::default(),
             retry_budget: Mutex::new(RetryBudget::new(config.retry_budget, now)),
             config: RwLock::new(config),
             in_flight: AtomicU32::new(0),
@@ -157,7 +160,8 @@ impl Gateway {
         let path = self.config_path.as_deref().ok_or_else(|| invalid("the demo has no configuration file".into()))?;
         let config = config::load(path).map_err(|faults| invalid(faults.to_string()))?;
         let changes = config::diff(&self.config(), &config);
-        self.apply_config(Arc::new(config)).map_err(|e| ApiError::new(Code::LedgerUnavailable, e))?;
+        let changed = self.apply_config(Arc::new(config)).map_err(|e| ApiError::new(Code::LedgerUnavailable, e))?;
+        self.end_chaos_after_reload(&changed).await;
         let listed: Vec<String> = changes.iter().map(ToString::to_string).collect();
         self.audit("reload", &path.display().to_string(), &listed.join("; ")).await?;
         Ok(json!({ "changes": changes }))

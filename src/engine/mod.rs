@@ -3,6 +3,7 @@
 pub mod access;
 pub mod attempt;
 pub mod call;
+pub mod chaos;
 pub mod context;
 pub mod course;
 pub mod error;

@@ -11,6 +11,7 @@ use crate::domain::latency::Summary;
 use crate::domain::queue::Priority;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::MAX_KEYS;
+use crate::engine::chaos::Chaos;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Gateway;
 use crate::engine::record::RequestRecord;
@@ -48,7 +49,8 @@ impl Gateway {
     /// All endpoints as operators see them.
     pub async fn endpoint_views(&self) -> Value {
         let topology = self.board.topology();
-        let views = futures_util::future::join_all(topology.cells.iter().map(|cell| endpoint_view(cell))).await;
+        let views =
+            futures_util::future::join_all(topology.cells.iter().map(|cell| endpoint_view(&self.chaos, cell))).await;
         json!({ "endpoints": views })
     }
 
@@ -57,7 +59,7 @@ impl Gateway {
     /// # Errors
     /// 404.
     pub async fn endpoint_view(&self, name: &str) -> Result<Value, ApiError> {
-        Ok(endpoint_view(&*self.cell(name)?).await)
+        Ok(endpoint_view(&self.chaos, &*self.cell(name)?).await)
     }
 
     /// Trips or resets an endpoint's breaker; on disk when it returns. A quarantined actor is started again by a reset.
@@ -193,7 +195,7 @@ fn no_key(id: &str) -> ApiError {
     ApiError::new(Code::NotFound, format!("there is no key `{id}`; GET /admin/keys lists them"))
 }
 
-async fn endpoint_view(cell: &EndpointCell) -> Value {
+async fn endpoint_view(chaos: &Chaos, cell: &EndpointCell) -> Value {
     let observed = match cell.actor() {
         Some(actor) => tokio::time::timeout(ASK_TIME, actor.send(Observe)).await.ok().and_then(Result::ok),
         None => None,
@@ -201,10 +203,10 @@ async fn endpoint_view(cell: &EndpointCell) -> Value {
     let Some(seen) = observed.or_else(|| cell.saved().map(|health| observe(&health))) else {
         return json!({ "name": &*cell.name });
     };
-    spell_out(cell, &seen)
+    spell_out(chaos, cell, &seen)
 }
 
-fn spell_out(cell: &EndpointCell, seen: &Observed) -> Value {
+fn spell_out(chaos: &Chaos, cell: &EndpointCell, seen: &Observed) -> Value {
     let now = clock::now();
     let at = |t: Ts| clock::wall_of(t).to_rfc3339();
     let config = cell.config();
@@ -237,6 +239,7 @@ fn spell_out(cell: &EndpointCell, seen: &Observed) -> Value {
         },
         "waiting": cell.line.waiting(),
         "auth_failed": status.auth_failed.as_deref(),
+        "chaos": chaos.on(cell).iter().map(|t| t.short_view()).collect::<Vec<_>>(),
         "quarantined": status.quarantined, "restarts": status.restarts, "generation": status.generation,
         "latency_ms": summary(&seen.latency), "ttft_ms": summary(&seen.ttft),
         "ranking_ttft_ms": figures.ewma_ttft_us.map(|us| us / 1e3),

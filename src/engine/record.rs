@@ -106,6 +106,9 @@ pub enum Step {
         ms: f64,
         ttft_ms: Option<f64>,
         cost_usd: Option<f64>,
+        /// The kind of fault that an experiment put into it.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        injected: Option<Cow<'static, str>>,
         #[serde(skip_serializing_if = "String::is_empty", default)]
         message: String,
     },

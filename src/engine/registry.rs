@@ -10,6 +10,7 @@ use crate::config::model::{Config, EndpointConfig};
 use crate::domain::gate::Gate;
 use crate::domain::health::{EndpointHealth, HealthCheckpoint};
 use crate::domain::retry::RetryBudget;
+use crate::engine::chaos::EndedBy;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Gateway;
 use crate::store::{Area, StateStore};
@@ -173,6 +174,7 @@ impl Gateway {
         self.retire(&cell);
         let cells = self.board.topology().cells.iter().filter(|c| c.id != cell.id).cloned().collect();
         self.board.set(cells, &self.config().routes);
+        self.end_chaos(|t| t.is_on(&cell).then_some(EndedBy::EndpointRemoved)).await;
         self.audit("remove", name, "").await
     }
 
@@ -185,19 +187,20 @@ impl Gateway {
     }
 
     /// Swaps in another configuration: unchanged endpoints keep their state and run on, changed ones keep their state, new ones start,
-    /// missing ones retire. Operators' changes stay on top.
+    /// missing ones retire. Operators' changes stay on top. Returns the names of those that changed.
     ///
     /// # Errors
     /// The store cannot be read; nothing was changed.
-    pub fn apply_config(&self, config: Arc<Config>) -> Result<(), String> {
+    pub fn apply_config(&self, config: Arc<Config>) -> Result<Vec<Arc<str>>, String> {
         let endpoints = layered(&config, self.ledger.state())?;
         let before = self.board.topology();
         let mut cells = Vec::with_capacity(endpoints.len());
-        let mut fresh = Vec::new();
+        let (mut fresh, mut changed) = (Vec::new(), Vec::new());
         for endpoint in endpoints {
             match before.cell(&endpoint.name) {
                 Some(cell) => {
                     if *cell.config() != *endpoint {
+                        changed.push(Arc::clone(&cell.name));
                         self.reconfigure(cell, endpoint);
                     }
                     cells.push(Arc::clone(cell));
@@ -219,7 +222,7 @@ impl Gateway {
         for cell in fresh {
             self.supervisor.do_send(Adopt(cell));
         }
-        Ok(())
+        Ok(changed)
     }
 
     /// The endpoint of this name.

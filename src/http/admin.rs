@@ -8,7 +8,7 @@ use crate::engine::explain;
 use crate::engine::gateway::{Gateway, Worker};
 use crate::engine::hints::Hints;
 use crate::engine::operations::NewKey;
-use crate::http::{at, body, guard, reports, respond};
+use crate::http::{at, body, chaos, guard, reports, respond};
 use actix_web::web::{self, Payload, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/admin/audit").route(web::get().to(audit)))
         .service(at("/admin/events").route(web::get().to(events)))
         .service(at("/admin/test/panic/{name}").route(web::post().to(panic_actor)));
+    chaos::routes(config);
     reports::routes(config);
 }
 

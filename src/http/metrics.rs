@@ -9,7 +9,11 @@
 //!
 //! It keeps nothing and decides nothing; who may read it is decided by whoever calls.
 
+<<<<<<< HEAD
 mod admission;
+=======
+mod chaos;
+>>>>>>> main
 
 use crate::actors::board::EndpointCell;
 use crate::actors::ledger::LedgerStatus;
@@ -54,6 +58,7 @@ struct Scrape {
     started_s: f64,
     ledger: LedgerStatus,
     cells: Vec<Arc<EndpointCell>>,
+    injected: chaos::Injected,
 }
 
 impl Scrape {
@@ -71,6 +76,7 @@ impl Scrape {
             started_s: gateway.started_at.0 as f64 / 1e6,
             ledger: gateway.ledger.status(),
             cells: gateway.board.topology().cells.clone(),
+            injected: gateway.chaos.injected(),
         }
     }
 
@@ -198,6 +204,7 @@ impl Collector for Scrape {
         self.write_process(&mut families)?;
         self.write_attempts(&mut families)?;
         self.write_health(&mut families)?;
+        chaos::write(&mut families, &self.cells, &self.injected)?;
         self.write_ledger(&mut families)
     }
 }
@@ -293,6 +300,7 @@ mod tests {
                 failing: Some("no space left on device".into()),
             },
             cells,
+            injected: vec![("gemini".into(), "status", 17)],
         }
     }
 

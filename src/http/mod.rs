@@ -4,6 +4,7 @@
 mod admin;
 mod applications;
 mod body;
+mod chaos;
 mod dashboard;
 mod guard;
 mod health;

@@ -4,8 +4,8 @@ use crate::domain::ids::RequestId;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::serve::Head;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderName, HeaderValue, RETRY_AFTER};
-use actix_web::{HttpResponse, HttpResponseBuilder};
+use actix_web::http::header::{ACCEPT, HeaderName, HeaderValue, RETRY_AFTER};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 
 pub fn status(code: u16) -> StatusCode {
@@ -17,6 +17,16 @@ pub fn json(code: u16, value: &impl Serialize) -> HttpResponse {
         Ok(body) => HttpResponse::build(status(code)).content_type("application/json").body(body),
         Err(e) => error(&ApiError::new(Code::Internal, format!("the answer cannot be written: {e}")), None),
     }
+}
+
+/// Whether the caller asked for text for people.
+pub fn wants_text(request: &HttpRequest) -> bool {
+    request.headers().get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|a| a.starts_with("text/plain"))
+}
+
+/// Text for people.
+pub fn text(text: String) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text)
 }
 
 /// An error in OpenAI's envelope.

@@ -40,83 +40,14 @@ pub(super) fn millis(ms: f64) -> Duration {
     Duration::from_secs_f64((ms / 1000.0).min(LONGEST.as_secs_f64()))
 }
 
-/// How a time in milliseconds is spread.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "dist", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Latency {
-    /// Always `ms`.
-    Fixed { ms: f64 },
-    /// Evenly between the two.
-    Uniform { min_ms: f64, max_ms: f64 },
-    /// Log-normal through its median and its 99th percentile.
-    Lognormal { median_ms: f64, p99_ms: f64 },
-    /// As `of`, but a `share` (0..1) of the requests take `factor` times as long.
-    Bimodal { of: Box<Latency>, share: f64, factor: f64 },
-}
+pub use crate::domain::spread::Latency;
 
 impl Latency {
-    /// The same time for every request, milliseconds.
-    #[must_use]
-    pub fn fixed(ms: f64) -> Self {
-        Self::Fixed { ms }
-    }
-
     /// The time for request `n`.
-    pub(super) fn sample(&self, seed: u64, n: u64) -> Duration {
-        millis(self.sample_ms(seed, n))
-    }
-
-    fn sample_ms(&self, seed: u64, n: u64) -> f64 {
-        /// The standard normal distribution's 99th percentile.
-        const Z99: f64 = 2.326_347_874;
-        match self {
-            Self::Fixed { ms } => *ms,
-            Self::Uniform { min_ms, max_ms } => min_ms + (max_ms - min_ms) * roll(seed, n, salt::LATENCY),
-            Self::Lognormal { median_ms, p99_ms } => {
-                // Box and Muller: two even rolls make one normal one.
-                let radius = (-2.0 * (1.0 - roll(seed, n, salt::LATENCY)).ln()).sqrt();
-                let z = radius * (std::f64::consts::TAU * roll(seed, n, salt::LATENCY + 1)).cos();
-                median_ms * ((p99_ms / median_ms).ln() / Z99 * z).exp()
-            }
-            Self::Bimodal { of, share, factor } => {
-                let slow = roll(seed, n, salt::LATENCY_TAIL) < *share;
-                of.sample_ms(seed, n) * if slow { *factor } else { 1.0 }
-            }
-        }
-    }
-
-    /// What is wrong with the numbers, if anything.
-    pub(super) fn check(&self) -> Result<(), String> {
-        let time = |name: &str, ms: f64| {
-            if ms.is_finite() && ms >= 0.0 { Ok(()) } else { Err(format!("{name}: {ms} is no time in milliseconds")) }
-        };
-        match self {
-            Self::Fixed { ms } => time("ms", *ms),
-            Self::Uniform { min_ms, max_ms } => {
-                time("min_ms", *min_ms)?;
-                time("max_ms", *max_ms)?;
-                if min_ms <= max_ms { Ok(()) } else { Err(format!("min_ms {min_ms} is over max_ms {max_ms}")) }
-            }
-            Self::Lognormal { median_ms, p99_ms } => {
-                time("median_ms", *median_ms)?;
-                time("p99_ms", *p99_ms)?;
-                if *median_ms > 0.0 && median_ms <= p99_ms {
-                    Ok(())
-                } else {
-                    Err(format!("median_ms {median_ms} must be over 0 and not over p99_ms {p99_ms}"))
-                }
-            }
-            Self::Bimodal { of, share, factor } => {
-                time("factor", *factor)?;
-                if !(0.0..=1.0).contains(share) {
-                    return Err(format!("share: {share} is not between 0 and 1"));
-                }
-                if matches!(**of, Self::Bimodal { .. }) {
-                    return Err("of: bimodal within bimodal".to_owned());
-                }
-                of.check()
-            }
-        }
+    #[must_use]
+    pub fn sample(&self, seed: u64, n: u64) -> Duration {
+        let rolls = [salt::LATENCY, salt::LATENCY + 1, salt::LATENCY_TAIL].map(|salt| roll(seed, n, salt));
+        millis(self.sample_ms(rolls))
     }
 }
 
@@ -140,7 +71,7 @@ pub struct Window {
 
 /// Walks a schedule forward in time.
 #[derive(Debug)]
-pub(super) struct OutageClock {
+pub struct OutageClock {
     schedule: Schedule,
     seed: u64,
     /// When the present phase ends; none: never.
@@ -151,14 +82,16 @@ pub(super) struct OutageClock {
 }
 
 impl OutageClock {
-    pub(super) fn new(schedule: Schedule, seed: u64, start: Ts) -> Self {
+    /// From `start`, up at first.
+    #[must_use]
+    pub fn new(schedule: Schedule, seed: u64, start: Ts) -> Self {
         let mut clock = Self { schedule, seed, until: None, phase: 0, start };
         clock.until = clock.end_of_phase(start);
         clock
     }
 
     /// Whether the provider is down now, and when that next changes.
-    pub(super) fn at(&mut self, now: Ts) -> (bool, Option<Ts>) {
+    pub fn at(&mut self, now: Ts) -> (bool, Option<Ts>) {
         while let Some(until) = self.until.filter(|until| *until <= now) {
             self.phase += 1;
             self.until = self.end_of_phase(until);

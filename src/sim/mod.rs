@@ -32,7 +32,7 @@ mod stream;
 mod tls;
 
 pub use active::Port;
-pub use dice::{Latency, Schedule, Window};
+pub use dice::{Latency, OutageClock, Schedule, Window};
 pub use fault::{Fault, On};
 pub use kind::{FaultKind, Malformed};
 pub use profile::{Answer, BadProfile, Outages, Profile, demo};

@@ -84,6 +84,7 @@ pub struct Gateway {
     folder: tempfile::TempDir,
     env: Vec<(String, String)>,
     wrapper: Vec<String>,
+    arguments: Vec<String>,
     client: reqwest::Client,
 }
 
@@ -97,8 +98,9 @@ impl Gateway {
         let client = reqwest::Client::builder().timeout(secs(60)).build().unwrap();
         let (env, wrapper) = (setup.environment(), setup.wrapper().to_vec());
         let log = Arc::default();
-        let (child, base) = spawn(&folder, &env, &wrapper, &log);
-        let gateway = Self { child, base, log, folder, env, wrapper, client };
+        let arguments = setup.arguments().to_vec();
+        let (child, base) = spawn(&folder, &env, &wrapper, &arguments, &log);
+        let gateway = Self { child, base, log, folder, env, wrapper, arguments, client };
         gateway.wait_ready().await;
         gateway
     }
@@ -113,7 +115,7 @@ impl Gateway {
     /// Starts again on the same folder, after the former process has ended.
     pub async fn start_again(&mut self) {
         assert!(self.child.try_wait().unwrap().is_some(), "the former process has ended");
-        (self.child, self.base) = spawn(&self.folder, &self.env, &self.wrapper, &self.log);
+        (self.child, self.base) = spawn(&self.folder, &self.env, &self.wrapper, &self.arguments, &self.log);
         self.wait_ready().await;
     }
 
@@ -351,10 +353,12 @@ fn spawn(
     folder: &tempfile::TempDir,
     env: &[(String, String)],
     wrapper: &[String],
+    arguments: &[String],
     log: &Arc<Mutex<String>>,
 ) -> (Child, String) {
     let config = config_path(folder).display().to_string();
     let mut child = command(&["serve", "--config", &config, "--listen", "127.0.0.1:0"], env, wrapper)
+        .args(arguments)
         .env("STORE", folder.path().join("state"))
         .current_dir(folder.path())
         .stdout(Stdio::piped())

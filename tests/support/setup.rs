@@ -34,6 +34,8 @@ pub struct Setup {
     routes: Vec<Route>,
     pub env: Vec<(String, String)>,
     wrapper: Vec<String>,
+    top: Vec<String>,
+    serve: Vec<String>,
 }
 
 impl Setup {
@@ -47,6 +49,8 @@ impl Setup {
             routes: vec![],
             env: vec![],
             wrapper: vec![],
+            top: vec![],
+            serve: vec![],
         }
     }
 
@@ -77,12 +81,31 @@ impl Setup {
         self
     }
 
+<<<<<<< HEAD
     /// A line at the top of the file, such as a block in braces.
     pub fn top(mut self, line: &str) -> Self {
         self.top.push(line.into());
         self
     }
 
+=======
+    /// Lines at the top level of the file.
+    pub fn top(mut self, lines: &str) -> Self {
+        self.top.push(lines.into());
+        self
+    }
+
+    /// An argument of `serve`.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.serve.push(argument.into());
+        self
+    }
+
+    pub fn arguments(&self) -> &[String] {
+        &self.serve
+    }
+
+>>>>>>> main
     /// An endpoint `name` with the model `model-NAME`, 1 USD in and 2 USD out unless a setting says otherwise.
     pub fn endpoint(self, name: &str, upstream: &Upstream, settings: &[&str]) -> Self {
         self.endpoint_at(name, &upstream.base_url(), settings)
