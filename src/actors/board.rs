@@ -56,15 +56,10 @@ pub struct EndpointCell {
     saved: Mutex<Option<EndpointHealth>>,
     pub status: Mutex<ActorStatus>,
     pub meters: Meters,
-<<<<<<< HEAD
     /// Where requests wait for a place.
     pub line: Line,
-=======
-    /// Told whenever the gate may admit again: a call ended, or the breaker moved. Those who wait stand in line here.
-    pub room: Notify,
     /// How many experiments run on it: what each attempt reads.
     pub chaos: AtomicU32,
->>>>>>> main
 }
 
 impl EndpointCell {
@@ -81,12 +76,8 @@ impl EndpointCell {
             saved: Mutex::new(Some(health)),
             status: Mutex::default(),
             meters: Meters::default(),
-<<<<<<< HEAD
             line: Line::default(),
-=======
-            room: Notify::new(),
             chaos: AtomicU32::new(0),
->>>>>>> main
         })
     }
 

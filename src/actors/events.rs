@@ -10,14 +10,6 @@ const CAPACITY: usize = 1024;
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-<<<<<<< HEAD
-    Transition { endpoint: Arc<str>, from: &'static str, to: &'static str, cause: String },
-    Failover { request_id: Arc<str>, from: Arc<str>, to: Arc<str>, outcome: &'static str },
-    Operator { endpoint: Arc<str>, act: &'static str, reason: String, author: String },
-    Actor { endpoint: Arc<str>, what: &'static str },
-    Key { endpoint: Arc<str>, works: bool },
-    Domain { domain: Arc<str>, is_open: bool, down: usize, members: usize },
-=======
     Transition {
         endpoint: Arc<str>,
         from: &'static str,
@@ -52,7 +44,13 @@ pub enum Event {
         what: &'static str,
         detail: String,
     },
->>>>>>> main
+    /// A failure domain opened for the rest of its members, or closed.
+    Domain {
+        domain: Arc<str>,
+        is_open: bool,
+        down: usize,
+        members: usize,
+    },
 }
 
 #[derive(Clone, Debug)]

@@ -3,11 +3,8 @@
 
 use crate::config::fault::Fault;
 use crate::config::secret::Secret;
-<<<<<<< HEAD
-use crate::domain::domains::DomainSettings;
-=======
 use crate::domain::chaos::Experiment;
->>>>>>> main
+use crate::domain::domains::DomainSettings;
 use crate::domain::intelligent::IntelligentSettings;
 use crate::domain::price::Price;
 use crate::domain::settings::{

@@ -9,11 +9,8 @@
 //!
 //! It keeps nothing and decides nothing; who may read it is decided by whoever calls.
 
-<<<<<<< HEAD
 mod admission;
-=======
 mod chaos;
->>>>>>> main
 
 use crate::actors::board::EndpointCell;
 use crate::actors::ledger::LedgerStatus;

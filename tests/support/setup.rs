@@ -29,7 +29,6 @@ pub struct Setup {
     auth: &'static str,
     server: Vec<String>,
     store: Vec<String>,
-    top: Vec<String>,
     endpoints: Vec<Endpoint>,
     routes: Vec<Route>,
     pub env: Vec<(String, String)>,
@@ -44,7 +43,6 @@ impl Setup {
             auth: "open",
             server: vec!["workers: 2".into()],
             store: vec![],
-            top: vec![],
             endpoints: vec![],
             routes: vec![],
             env: vec![],
@@ -81,14 +79,6 @@ impl Setup {
         self
     }
 
-<<<<<<< HEAD
-    /// A line at the top of the file, such as a block in braces.
-    pub fn top(mut self, line: &str) -> Self {
-        self.top.push(line.into());
-        self
-    }
-
-=======
     /// Lines at the top level of the file.
     pub fn top(mut self, lines: &str) -> Self {
         self.top.push(lines.into());
@@ -105,7 +95,6 @@ impl Setup {
         &self.serve
     }
 
->>>>>>> main
     /// An endpoint `name` with the model `model-NAME`, 1 USD in and 2 USD out unless a setting says otherwise.
     pub fn endpoint(self, name: &str, upstream: &Upstream, settings: &[&str]) -> Self {
         self.endpoint_at(name, &upstream.base_url(), settings)
