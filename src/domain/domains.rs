@@ -128,7 +128,9 @@ impl Domains {
 
     /// What the member does says nothing about its domains any more: an operator has shut it.
     pub fn forget(&mut self, id: u32) {
-        self.all.values_mut().for_each(|domain| drop(domain.down.remove(&id)));
+        for domain in self.all.values_mut() {
+            domain.down.remove(&id);
+        }
     }
 
     /// Does what the clock alone decides; see [`Self::next_wake`].
