@@ -73,6 +73,12 @@ impl Permit {
         self.started
     }
 
+    /// Whether the gate still stands by it. A permit that was handed over may be old by the moment it takes to wake up.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| self.cell.hot.lock().gate.honours(ticket))
+    }
+
     /// Reports how the call ended, at `now`.
     pub fn finish(mut self, now: Ts, report: &Report) {
         self.settle(now, report);

@@ -42,7 +42,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "colour: red",
-            "c.yaml:1:1: colour: unknown key; allowed: chaos, defaults, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
+            "c.yaml:1:1: colour: unknown key; allowed: chaos, defaults, domains, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
         ),
         (
             "server: {listen: localhost}",

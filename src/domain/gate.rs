@@ -164,6 +164,17 @@ impl Gate {
         self.settle(now, &ticket, reserved, actual_tokens);
     }
 
+    /// Whether a ticket that was given a moment ago, and not used yet, would still be given: the door may have moved since.
+    #[must_use]
+    pub fn honours(&self, ticket: &Ticket) -> bool {
+        let by_door = match self.door {
+            Door::Open { .. } | Door::Ramp { .. } => true,
+            Door::Probing { epoch, .. } => ticket.epoch == epoch,
+            Door::Shut { .. } => false,
+        };
+        by_door && (ticket.held || ticket.probe || self.hold.is_none())
+    }
+
     /// Shuts the gate for its failure domain until about `until`, with one probe; `None` lifts that. The same period twice changes
     /// nothing.
     pub fn set_hold(&mut self, now: Ts, until: Option<Ts>) {

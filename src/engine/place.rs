@@ -92,11 +92,18 @@ impl Wait<'_> {
             self.plan.candidates.iter().enumerate().filter_map(|(i, c)| Some((i, self.plan.route.cells.get(c.index)?)))
         };
         let ahead = cells().take(MAX_LINES).map(|(_, cell)| cell.line.ahead_of(priority)).min().unwrap_or(0);
-        let standing = Standing::enter(cells().take(MAX_LINES), &key, priority, self.tokens, since);
+        let enter = |now| Standing::enter(cells().take(MAX_LINES), &key, priority, self.tokens, now);
+        let mut standing = enter(since);
         let (given, now) = loop {
             let now = clock::now();
-            if let Some(given) = standing.given() {
-                break (Some(given), now);
+            if let Some((candidate, permit)) = standing.given() {
+                if permit.is_good() {
+                    break (Some((candidate, permit)), now);
+                }
+                // The breaker has shut since: nothing may be sent any more, and the wait goes on if it is worth it.
+                permit.give_back(now);
+                (refusals, until) = self.judge(since, now);
+                standing = enter(now);
             }
             let Some(end) = until.filter(|end| now < *end) else { break (None, now) };
             let wake = standing.alarm().map_or(end, |alarm| alarm.min(end));

@@ -247,7 +247,8 @@ async fn probes_that_fail_send_those_who_wait_away_at_once() {
     for answer in answers.iter().filter(|a| a.status != 502) {
         assert_eq!(answer.status, 503, "{}", answer.text());
         let wait: u64 = answer.need("retry-after").parse().unwrap();
-        assert!((3..=4).contains(&wait), "{wait} s");
+        // 4 s, a moment more, rounded up.
+        assert!((3..=5).contains(&wait), "{wait} s");
     }
     assert!(answers.iter().filter(|a| a.status == 502).count() <= 6);
 }

@@ -74,6 +74,21 @@ fn one_request_takes_one_place_though_it_stands_in_two_lines() {
 }
 
 #[test]
+fn a_place_at_a_breaker_that_has_shut_since_is_not_good_any_more() {
+    let a = cell(0, &at_once(1));
+    let held = newcomer(&a, Priority::Normal).unwrap();
+    let first = stand(&[&a], "k", Priority::Normal);
+    held.give_back(clock::now());
+    let (_, permit) = first.given().unwrap();
+    assert!(permit.is_good());
+    a.hot.lock().gate.set_door(Door::Shut { epoch: 2, until: None, operator: false });
+    assert!(!permit.is_good());
+    a.hot.lock().gate.set_door(Door::Probing { epoch: 3, left: 1, spare: 0 });
+    assert!(!permit.is_good(), "it is no probe of this period");
+    permit.give_back(clock::now());
+}
+
+#[test]
 fn as_many_probes_as_a_half_open_breaker_admits() {
     let a = cell(0, &at_once(100));
     a.hot.lock().gate.set_door(Door::Shut { epoch: 2, until: None, operator: false });
