@@ -9,6 +9,7 @@ pub mod domains;
 pub mod filter;
 pub mod gate;
 pub mod health;
+pub mod hedge;
 pub mod histogram;
 pub mod ids;
 pub mod intelligent;
