@@ -7,6 +7,7 @@ use crate::actors::board::EndpointCell;
 use crate::config::model::RouteConfig;
 use crate::domain::hedge::{HedgeSettings, Hedging};
 use crate::domain::settings::RetrySettings;
+use crate::domain::slo::Slo;
 use crate::domain::strategy::StrategyKind;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -33,6 +34,8 @@ pub struct RouteTable {
     pub deadline: Option<Duration>,
     /// `None`: this route does not hedge.
     pub hedge: Option<Arc<Mutex<Hedging>>>,
+    /// The first token that its streams wish for.
+    pub slo: Option<Slo>,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +67,7 @@ impl Topology {
                 retry: route.retry.clone(),
                 deadline: route.deadline,
                 hedge: route.hedge.map(|settings| former.hedging(&route.name, settings)),
+                slo: route.slo,
             });
         }
         let direct = |name: &Arc<str>, kind, cells| RouteTable {
@@ -74,6 +78,7 @@ impl Topology {
             retry: RetrySettings::default(),
             deadline: None,
             hedge: None,
+            slo: None,
         };
         for cell in &cells {
             built.add(direct(&cell.name, NameKind::Endpoint, vec![Arc::clone(cell)]));

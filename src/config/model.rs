@@ -11,6 +11,7 @@ use crate::domain::price::Price;
 use crate::domain::settings::{
     BreakerSettings, LimitSettings, ProbeSettings, RetryBudgetSettings, RetrySettings, TimeoutSettings,
 };
+use crate::domain::slo::Slo;
 use crate::domain::strategy::{RankSettings, StrategyKind};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -209,4 +210,6 @@ pub struct RouteConfig {
     pub deadline: Option<Duration>,
     /// `None`: a slow request is waited for.
     pub hedge: Option<HedgeSettings>,
+    /// `None`: no wish for the first token.
+    pub slo: Option<Slo>,
 }

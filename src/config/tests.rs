@@ -228,6 +228,10 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
              c.yaml:6:73: routes.r.hedge.max_extra: `0` is not allowed; expected a share above 0 to 1, such as 0.5",
         ),
         (
+            "+routes:\n  r: {strategy: priority, endpoints: [a], slo: {target: 0.9}}",
+            "c.yaml:6:43: routes.r.slo: `ttft` is missing; expected a duration such as 2s, or `slo: null`",
+        ),
+        (
             "+routes:\n  r: {strategy: priority, endpoints: [a], hedge: on}",
             "c.yaml:6:50: routes.r.hedge: `on` is not allowed; expected {after, floor, max_extra}, or off",
         ),
@@ -245,7 +249,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "defaults: {provider: p}",
-            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, retry, timeouts, weight",
+            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, retry, slo, timeouts, weight",
         ),
         ("", "c.yaml: is empty; it must hold a map of keys"),
         ("just text", "c.yaml:1:1: a single value stands here; expected a map of keys"),

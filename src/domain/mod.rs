@@ -28,6 +28,7 @@ pub mod retry;
 pub mod savings;
 pub mod settings;
 pub mod spread;
+pub mod slo;
 pub mod strategy;
 pub mod sums;
 pub mod table;

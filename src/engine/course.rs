@@ -13,6 +13,7 @@ use crate::domain::gate::{Ask, Refusal, RefusalReason};
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{AttemptPlan, Step as PlanStep, Stop};
 use crate::domain::queue::Full;
+use crate::domain::slo::{Measured, Wish};
 use crate::domain::time::Ts;
 use crate::engine::attempt::Attempt;
 use crate::engine::call::{Call, End, Patience};
@@ -92,6 +93,9 @@ impl<'a> Course<'a> {
     pub async fn run(mut self) -> Result<Served, ApiError> {
         if self.decided.candidates.is_empty() {
             return Err(self.nobody());
+        }
+        if let Some(lost) = self.decided.slo.filter(|judged| judged.lost_cause) {
+            return Err(self.lost_cause(lost.wish));
         }
         loop {
             let now = clock::now();
@@ -293,6 +297,26 @@ impl<'a> Course<'a> {
             ApiError::new(Code::DeadlineExceeded, "the request's deadline passed before an endpoint answered");
         error.attempts = self.notes();
         error
+    }
+
+    /// Nobody answers in time often enough for a call to be worth its price.
+    fn lost_cause(&self, wish: Wish) -> ApiError {
+        let candidates = &self.decided.candidates;
+        let best = candidates.iter().max_by(|a, b| a.p_in_time.unwrap_or(0.0).total_cmp(&b.p_in_time.unwrap_or(0.0)));
+        let mut message = format!(
+            "no endpoint's {} is within the deadline of {} ms often enough to be tried",
+            wish.measured.as_str().replace('_', " "),
+            wish.within.as_millis()
+        );
+        if let Some((best, cell)) = best.and_then(|b| Some((b, self.decided.route.cells.get(b.index)?))) {
+            let figures = cell.figures();
+            let table = if wish.measured == Measured::FirstToken { figures.ttft } else { figures.latency };
+            let share = best.p_in_time.unwrap_or(0.0) * 100.0;
+            let median = table.usual().map_or(0, |[p50, ..]| p50 / 1_000);
+            let of = table.count();
+            message += &format!("; the best, `{}`, in {share:.1} % of its last {of}, with a median of {median} ms", cell.name);
+        }
+        ApiError::new(Code::DeadlineExceeded, message)
     }
 
     /// The error when nobody could even be asked, with the true time from which somebody may be.
