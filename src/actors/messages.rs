@@ -11,6 +11,7 @@ use crate::domain::health::Totals;
 use crate::domain::intelligent::RequestHints;
 use crate::domain::latency::Summary;
 use crate::domain::money::NanoUsd;
+use crate::domain::slo::{Judged, Wish};
 use crate::domain::strategy::{CandidateFacts, StrategyKind};
 use crate::domain::time::Ts;
 use actix::Message;
@@ -153,6 +154,8 @@ pub struct PlanRequest {
     pub no_fallback: bool,
     pub complexity: Option<Classified>,
     pub config: Arc<Config>,
+    /// The time that its candidates are ranked by.
+    pub wish: Option<Wish>,
     /// Nothing will be sent: whose turn it is stays as it is.
     pub look_only: bool,
 }
@@ -168,6 +171,8 @@ pub struct Plan {
     pub explored: bool,
     /// No open candidate is as good as the rule wants.
     pub floor_missed: bool,
+    /// How the ranking by time came about, if there was a wish.
+    pub slo: Option<Judged>,
     pub complexity: Option<Classified>,
     /// Best first.
     pub candidates: Vec<Candidate>,
@@ -180,6 +185,8 @@ pub struct Candidate {
     pub index: usize,
     pub score: f32,
     pub facts: CandidateFacts,
+    /// Probability that it answers in time, if there was a wish.
+    pub p_in_time: Option<f32>,
     /// Its gate would refuse now.
     pub refusal: Option<Refusal>,
 }

@@ -5,11 +5,13 @@ use crate::config::fault::Fault;
 use crate::config::secret::Secret;
 use crate::domain::chaos::Experiment;
 use crate::domain::domains::DomainSettings;
+use crate::domain::hedge::HedgeSettings;
 use crate::domain::intelligent::IntelligentSettings;
 use crate::domain::price::Price;
 use crate::domain::settings::{
     BreakerSettings, LimitSettings, ProbeSettings, RetryBudgetSettings, RetrySettings, TimeoutSettings,
 };
+use crate::domain::slo::Slo;
 use crate::domain::strategy::{RankSettings, StrategyKind};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -206,4 +208,8 @@ pub struct RouteConfig {
     pub retry: RetrySettings,
     /// `None`: the server's.
     pub deadline: Option<Duration>,
+    /// `None`: a slow request is waited for.
+    pub hedge: Option<HedgeSettings>,
+    /// `None`: no wish for the first token.
+    pub slo: Option<Slo>,
 }

@@ -192,6 +192,6 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let _ = self.conclude(Outcome::Cancelled, "the caller went away", None);
+        let _ = self.conclude(Outcome::Cancelled, self.ctx.why_cancelled(), None);
     }
 }

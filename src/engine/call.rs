@@ -6,7 +6,7 @@ use crate::clock;
 use crate::config::model::EndpointConfig;
 use crate::dialects::openai::answer::Answer;
 use crate::dialects::upstream::{self, CallError};
-use crate::dialects::{fault, retry_after};
+use crate::dialects::{fault, remaining, retry_after};
 use crate::domain::outcome::Outcome;
 use crate::domain::time::Ts;
 use crate::engine::attempt::{Attempt, Settled};
@@ -37,7 +37,8 @@ pub struct Patience {
 
 /// How an attempt ended.
 pub enum End {
-    Served(Served),
+    /// The attempt is settled, unless it goes on as a stream; in `strict` durability its row is to be waited for.
+    Served(Served, Settled),
     Failed(Outcome, Option<Duration>),
 }
 
@@ -72,6 +73,7 @@ impl Call<'_> {
             Ok(Ok(response)) => response,
         };
         attempt.seen.http_status = response.status().as_u16();
+        self.heed_remaining(&config, &response);
         if !response.status().is_success() {
             let end = Box::pin(self.error_status(attempt, response)).await;
             if matches!(end, End::Failed(Outcome::AuthFailed, _)) {
@@ -91,6 +93,16 @@ impl Call<'_> {
         }
     }
 
+    /// The upstream may know better what is left of its limits. Without a limit here there is nothing to lower, and no look.
+    fn heed_remaining(&self, config: &EndpointConfig, response: &Response) {
+        if config.limits.rpm.is_some() || config.limits.tpm.is_some() {
+            let (requests, tokens) = remaining::read(response.headers());
+            if requests.is_some() || tokens.is_some() {
+                self.cell.hot.lock().gate.on_remaining(clock::now(), requests, tokens);
+            }
+        }
+    }
+
     /// A status that is an error: the caller's own fault goes back unchanged, anything else to the next candidate.
     async fn error_status(&self, attempt: Attempt, response: Response) -> End {
         let status = response.status().as_u16();
@@ -105,8 +117,7 @@ impl Call<'_> {
         self.ctx.ended(outcome.as_str(), status);
         let config = Arc::clone(&attempt.config);
         let settled = attempt.settle(outcome, &message, None);
-        let head = self.head(&config, settled).await;
-        End::Served(Served::Whole { head, status, content_type, body })
+        End::Served(Served::Whole { head: self.head(&config), status, content_type, body }, settled)
     }
 
     async fn whole(&self, mut attempt: Attempt, response: Response, bounds: Bounds) -> End {
@@ -133,8 +144,8 @@ impl Call<'_> {
         self.ctx.ended("success", 200);
         let config = Arc::clone(&attempt.config);
         let settled = attempt.settle(Outcome::Success, "", None);
-        let head = self.head(&config, settled).await;
-        End::Served(Served::Whole { head, status: 200, content_type: "application/json".into(), body })
+        let content_type = "application/json".into();
+        End::Served(Served::Whole { head: self.head(&config), status: 200, content_type, body }, settled)
     }
 
     async fn stream(&self, attempt: Attempt, response: Response, bounds: Bounds, head_until: Ts) -> End {
@@ -146,16 +157,16 @@ impl Call<'_> {
         let config = Arc::clone(&attempt.config);
         match Relay::open(attempt, response, self.understood.request.wants_usage, bounds, head_until).await {
             Ok(relay) => {
-                let head = self.head(&config, Settled::nothing()).await;
-                End::Served(Served::Stream { head, relay: Box::new(relay) })
+                let head = self.head(&config);
+                End::Served(Served::Stream { head, relay: Box::new(relay) }, Settled::nothing())
             }
             Err(head) => failed(head.attempt, head.outcome, &head.message, None),
         }
     }
 
-    /// The headers of an answer; in `strict` durability only once its row is on disk.
-    async fn head(&self, config: &EndpointConfig, settled: Settled) -> Head {
-        settled.durable().await;
+    /// The headers of an answer. From here to the end of [`Self::make`] nothing may be waited for: of two calls that race, the first to
+    /// end is the answer.
+    fn head(&self, config: &EndpointConfig) -> Head {
         self.ctx.answered_by(&config.name);
         Head {
             request_id: self.ctx.id.clone(),

@@ -6,6 +6,7 @@ use crate::config::model::Config;
 use crate::dialects::openai::request::{BadRequest, ChatRequest};
 use crate::domain::complexity::{self, Classified, PromptScan};
 use crate::domain::intelligent::IntelligentSettings;
+use crate::domain::slo::Wish;
 use crate::domain::strategy::StrategyKind;
 use crate::domain::time::Ts;
 use crate::engine::access::Caller;
@@ -105,6 +106,7 @@ impl Understood<'_> {
             hints: self.hints.routing,
             no_fallback: self.hints.no_fallback,
             complexity: self.complexity,
+            wish: Wish::of(self.request.stream, self.hints.deadline, self.hints.ttft, self.route.slo),
             config,
             look_only: false,
         }

@@ -28,5 +28,6 @@ mod reload;
 mod restart;
 mod secrets;
 mod shutdown;
+mod slo;
 mod streams;
 mod supervision;
