@@ -314,7 +314,8 @@ impl<'a> Course<'a> {
             let share = best.p_in_time.unwrap_or(0.0) * 100.0;
             let median = table.usual().map_or(0, |[p50, ..]| p50 / 1_000);
             let of = table.count();
-            message += &format!("; the best, `{}`, in {share:.1} % of its last {of}, with a median of {median} ms", cell.name);
+            message +=
+                &format!("; the best, `{}`, in {share:.1} % of its last {of}, with a median of {median} ms", cell.name);
         }
         ApiError::new(Code::DeadlineExceeded, message)
     }

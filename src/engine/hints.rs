@@ -125,9 +125,11 @@ impl Hints {
             "tag" | "tags" => self.take_tag(value)?,
             "request_id" => self.request_id = Some(RequestId::parse(value)?),
             _ => {
-                return Err("is no hint; there are strategy, max-cost-usd, tier, latency-sensitive, deadline-ms, ttft-ms, \
+                return Err(
+                    "is no hint; there are strategy, max-cost-usd, tier, latency-sensitive, deadline-ms, ttft-ms, \
                             max-attempts, no-fallback, hedge, tag and request-id"
-                    .into());
+                        .into(),
+                );
             }
         }
         Ok(())

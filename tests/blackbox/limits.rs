@@ -128,7 +128,8 @@ async fn what_the_vendor_says_is_left_lowers_the_buckets() {
         let [rpm, _] = ask(left(&[("x-ratelimit-remaining-requests", junk)])).await;
         assert!(rpm >= 95, "{rpm} after `{junk}`");
     }
-    let [rpm, tpm] = ask(left(&[("x-ratelimit-remaining-requests", "3"), ("x-ratelimit-remaining-tokens", "1000")])).await;
+    let [rpm, tpm] =
+        ask(left(&[("x-ratelimit-remaining-requests", "3"), ("x-ratelimit-remaining-tokens", "1000")])).await;
     // They refill meanwhile: ten requests and ten thousand tokens a second.
     assert!(rpm < 60 && tpm < 60_000, "{rpm} {tpm}");
     let [more, _] = ask(left(&[("anthropic-ratelimit-requests-remaining", "100000")])).await;

@@ -6,7 +6,13 @@ use serde_json::{Value, json};
 use std::time::Instant;
 
 /// `slow` costs a hundredth of `fast`; both have a history.
-async fn with_history(slow: &Upstream, fast: &Upstream, route: &[&str], body_of: fn(&str) -> Value, n: usize) -> Gateway {
+async fn with_history(
+    slow: &Upstream,
+    fast: &Upstream,
+    route: &[&str],
+    body_of: fn(&str) -> Value,
+    n: usize,
+) -> Gateway {
     let setup = Setup::new()
         .top("strategies: {explore: 0}")
         .endpoint("slow", slow, &["price: {input: 0.01, output: 0.01}"])
@@ -85,7 +91,11 @@ async fn a_deadline_that_nobody_keeps_is_refused_unpaid_with_the_numbers() {
     let refused = gateway.chat_with(&[("x-breakwater-deadline-ms", "100")], &whole("chat")).await;
     refused.expect_error(504, "deadline_exceeded");
     assert!(began.elapsed() < ms(90), "before the deadline: {:?}", began.elapsed());
-    assert!(refused.text().contains("100 ms") && refused.text().contains("0.0 % of its last 100"), "{}", refused.text());
+    assert!(
+        refused.text().contains("100 ms") && refused.text().contains("0.0 % of its last 100"),
+        "{}",
+        refused.text()
+    );
     assert_eq!(a.calls() + b.calls(), before, "nothing was sent");
     gateway.chat_with(&[("x-breakwater-deadline-ms", "20000")], &whole("chat")).await.expect(200);
 }
