@@ -172,7 +172,8 @@ impl Board {
 
     /// Swaps in new tables.
     pub fn set(&self, cells: Vec<Arc<EndpointCell>>, routes: &[Arc<RouteConfig>]) {
-        *self.topology.write() = Arc::new(Topology::new(cells, routes));
+        let mut topology = self.topology.write();
+        *topology = Arc::new(Topology::after(&topology, cells, routes));
     }
 
     #[must_use]

@@ -22,6 +22,11 @@ pub enum Event {
         to: Arc<str>,
         outcome: &'static str,
     },
+    Hedge {
+        request_id: Arc<str>,
+        slow: Arc<str>,
+        endpoint: Arc<str>,
+    },
     Operator {
         endpoint: Arc<str>,
         act: &'static str,

@@ -5,8 +5,10 @@
 
 use crate::actors::board::EndpointCell;
 use crate::config::model::RouteConfig;
+use crate::domain::hedge::{HedgeSettings, Hedging};
 use crate::domain::settings::RetrySettings;
 use crate::domain::strategy::StrategyKind;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +31,8 @@ pub struct RouteTable {
     pub retry: RetrySettings,
     /// `None`: the server's.
     pub deadline: Option<Duration>,
+    /// `None`: this route does not hedge.
+    pub hedge: Option<Arc<Mutex<Hedging>>>,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +47,12 @@ impl Topology {
     /// Builds the tables. Endpoints that a route names and that do not exist (removed at run time) are left out of it.
     #[must_use]
     pub fn new(cells: Vec<Arc<EndpointCell>>, routes: &[Arc<RouteConfig>]) -> Self {
+        Self::after(&Self::default(), cells, routes)
+    }
+
+    /// As [`Self::new`], where routes keep what they have learnt in `former`.
+    #[must_use]
+    pub fn after(former: &Self, cells: Vec<Arc<EndpointCell>>, routes: &[Arc<RouteConfig>]) -> Self {
         let mut built = Self { cells: cells.clone(), ..Self::default() };
         for route in routes {
             let find = |name: &Arc<str>| cells.iter().find(|c| c.name == *name).cloned();
@@ -53,6 +63,7 @@ impl Topology {
                 cells: route.endpoints.iter().filter_map(find).collect(),
                 retry: route.retry.clone(),
                 deadline: route.deadline,
+                hedge: route.hedge.map(|settings| former.hedging(&route.name, settings)),
             });
         }
         let direct = |name: &Arc<str>, kind, cells| RouteTable {
@@ -62,6 +73,7 @@ impl Topology {
             cells,
             retry: RetrySettings::default(),
             deadline: None,
+            hedge: None,
         };
         for cell in &cells {
             built.add(direct(&cell.name, NameKind::Endpoint, vec![Arc::clone(cell)]));
@@ -72,6 +84,11 @@ impl Topology {
             built.add(direct(&model, NameKind::Model, same));
         }
         built
+    }
+
+    fn hedging(&self, route: &str, settings: HedgeSettings) -> Arc<Mutex<Hedging>> {
+        let kept = self.route(route).and_then(|r| r.hedge.clone()).filter(|h| h.lock().settings() == settings);
+        kept.unwrap_or_else(|| Arc::new(Mutex::new(Hedging::new(settings))))
     }
 
     fn add(&mut self, table: RouteTable) {

@@ -131,7 +131,7 @@ fn endpoint(old: &EndpointConfig, new: &EndpointConfig) -> Vec<&'static str> {
 }
 
 fn route(old: &RouteConfig, new: &RouteConfig) -> Vec<&'static str> {
-    differing!(old, new, strategy, endpoints, retry, deadline)
+    differing!(old, new, strategy, endpoints, retry, deadline, hedge)
 }
 
 trait Named {

@@ -137,7 +137,7 @@ fn defaults(root: &mut Section<'_>) -> (EndpointDefaults, RouteDefaults) {
         Some(mut s) => {
             let endpoint = endpoint::settings(&mut s, &EndpointDefaults::default());
             let route = route::settings(&mut s, &RouteDefaults::default());
-            s.unsupported(&["hedge", "recover"]);
+            s.unsupported(&["recover"]);
             (endpoint, route)
         }
         None => <_>::default(),

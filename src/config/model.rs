@@ -4,6 +4,7 @@
 use crate::config::fault::Fault;
 use crate::config::secret::Secret;
 use crate::domain::chaos::Experiment;
+use crate::domain::hedge::HedgeSettings;
 use crate::domain::intelligent::IntelligentSettings;
 use crate::domain::price::Price;
 use crate::domain::settings::{
@@ -201,4 +202,6 @@ pub struct RouteConfig {
     pub retry: RetrySettings,
     /// `None`: the server's.
     pub deadline: Option<Duration>,
+    /// `None`: a slow request is waited for.
+    pub hedge: Option<HedgeSettings>,
 }

@@ -2,7 +2,9 @@
 
 use crate::config::model::RouteConfig;
 use crate::config::reader::{Field, Section, nearest};
-use crate::config::scalar::{self, duration, format_duration, whole, word};
+use crate::config::scalar::{self, Allowed, duration, format_duration, share, whole, word};
+use crate::config::tree::Scalar;
+use crate::domain::hedge::{HedgeAfter, HedgeSettings};
 use crate::domain::settings::RetrySettings;
 use crate::domain::strategy::StrategyKind;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ const STRATEGIES: &str = "round_robin, weighted, least_latency (alias lowest_lat
 pub struct RouteDefaults {
     pub retry: RetrySettings,
     pub deadline: Option<Duration>,
+    pub hedge: Option<HedgeSettings>,
 }
 
 /// Reads one route; `endpoints` are all names that it may list.
@@ -30,13 +33,14 @@ pub fn read(name: &str, field: &Field<'_>, endpoints: &[Arc<str>], base: &RouteD
         .and_then(|f| f.get(word(STRATEGIES, StrategyKind::parse)));
     let listed = s.required("endpoints", "a list of endpoints").and_then(|f| members(&f, endpoints));
     let settings = settings(&mut s, base);
-    s.unsupported(&["hedge", "recover", "budget"]);
+    s.unsupported(&["recover", "budget"]);
     Some(RouteConfig {
         name: name.into(),
         strategy: strategy?,
         endpoints: listed?,
         retry: settings.retry,
         deadline: settings.deadline,
+        hedge: settings.hedge,
     })
 }
 
@@ -53,7 +57,34 @@ pub fn settings(s: &mut Section<'_>, base: &RouteDefaults) -> RouteDefaults {
         }
     }
     s.set_or_none("deadline", &mut c.deadline, duration(MS, DAY));
+    if let Some(field) = s.field("hedge") {
+        c.hedge = hedge(&field, base.hedge);
+    }
     c
+}
+
+/// Reads `off` or the settings of a hedge; keys that are left out keep the value of `base`.
+fn hedge(field: &Field<'_>, base: Option<HedgeSettings>) -> Option<HedgeSettings> {
+    if field.is_null() {
+        return None;
+    }
+    if field.is_scalar() {
+        field.get(|s| if s.text == "off" { Ok(()) } else { Err("{after, floor, max_extra}, or off".into()) });
+        return None;
+    }
+    let mut s = field.section()?;
+    let mut c = base.unwrap_or_default();
+    s.set("after", &mut c.after, hedge_after);
+    s.set("floor", &mut c.floor, duration(Duration::ZERO, HOUR));
+    s.set("max_extra", &mut c.max_extra, share(0.0, true));
+    Some(c)
+}
+
+fn hedge_after(s: &Scalar) -> Result<HedgeAfter, Allowed> {
+    let percentile = s.text.strip_prefix('p').and_then(|p| p.parse().ok()).filter(|p| (1..=99).contains(p));
+    let fixed = || scalar::parse_duration(&s.text).filter(|d| (MS..=HOUR).contains(d)).map(HedgeAfter::Fixed);
+    let after = percentile.map(HedgeAfter::Percentile).or_else(fixed);
+    after.ok_or_else(|| "a percentile from p1 to p99, or a duration from 1ms to 1h".into())
 }
 
 fn members(field: &Field<'_>, endpoints: &[Arc<str>]) -> Option<Vec<Arc<str>>> {

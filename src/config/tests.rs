@@ -223,8 +223,13 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
             "c.yaml:6:42: routes.r.endpoints[1]: no endpoint has the name `claude`; expected a name from `endpoints`",
         ),
         (
-            "+routes:\n  r: {strategy: priority, endpoints: [a], hedge: {after: p95}}",
-            "c.yaml:6:43: routes.r.hedge: is not supported in this version; remove it",
+            "+routes:\n  r: {strategy: priority, endpoints: [a], hedge: {after: p0, max_extra: 0}}",
+            "c.yaml:6:58: routes.r.hedge.after: `p0` is not allowed; expected a percentile from p1 to p99, or a duration from 1ms to 1h|\
+             c.yaml:6:73: routes.r.hedge.max_extra: `0` is not allowed; expected a share above 0 to 1, such as 0.5",
+        ),
+        (
+            "+routes:\n  r: {strategy: priority, endpoints: [a], hedge: on}",
+            "c.yaml:6:50: routes.r.hedge: `on` is not allowed; expected {after, floor, max_extra}, or off",
         ),
         (
             "+routes:\n  r: {strategy: priority, endpoints: [a], recover: continue}",
@@ -240,7 +245,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "defaults: {provider: p}",
-            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, limits, probe, quality, retry, timeouts, weight",
+            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, retry, timeouts, weight",
         ),
         ("", "c.yaml: is empty; it must hold a map of keys"),
         ("just text", "c.yaml:1:1: a single value stands here; expected a map of keys"),

@@ -8,6 +8,7 @@ pub mod complexity;
 pub mod filter;
 pub mod gate;
 pub mod health;
+pub mod hedge;
 pub mod histogram;
 pub mod ids;
 pub mod intelligent;

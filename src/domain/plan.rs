@@ -179,6 +179,16 @@ impl AttemptPlan {
         }
     }
 
+    /// Who might answer as well while `first` is still being asked: candidates of other failure domains that have not been asked in this
+    /// pass, best first; nobody when the attempts are used up.
+    pub fn besides(&self, first: usize, same_domain: impl Fn(usize, usize) -> bool) -> impl Iterator<Item = usize> {
+        let may_start = self.attempts < self.settings.max_attempts;
+        let standing = self.standing.iter().enumerate().filter(move |_| may_start);
+        standing
+            .filter(move |(i, standing)| *i != first && **standing == Standing::Untried && !same_domain(first, *i))
+            .map(|(i, _)| i)
+    }
+
     /// All candidates refused: forget that, for another round after a wait.
     pub fn forgive_refusals(&mut self) {
         for standing in &mut self.standing {
@@ -273,6 +283,19 @@ mod tests {
         plan.started();
         plan.failed(0, Outcome::ConnectFailed);
         assert_eq!(plan.share(1, Ts(0)), Duration::from_secs(600));
+    }
+
+    #[test]
+    fn a_hedge_goes_to_another_domain_that_was_not_asked_yet() {
+        let mut plan = plan(4);
+        plan.started();
+        plan.refused(3);
+        let besides = |plan: &AttemptPlan| plan.besides(0, |a, b| a + b == 1).collect::<Vec<_>>();
+        assert_eq!(besides(&plan), [2], "1 shares the domain of 0, 3 refused");
+        for _ in 0..4 {
+            plan.started();
+        }
+        assert_eq!(besides(&plan), [0; 0], "five attempts are under way or over");
     }
 
     proptest! {

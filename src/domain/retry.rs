@@ -59,12 +59,24 @@ impl RetryBudget {
     /// What is left, in extra attempts.
     pub fn left(&mut self, now: Ts) -> f64 {
         self.current(now);
+        let (allowed, spent) = self.allowed_and_spent();
+        allowed - spent
+    }
+
+    /// Whether more than half of it is left: what hedges need, which mend nothing that is broken.
+    pub fn is_over_half(&mut self, now: Ts) -> bool {
+        self.current(now);
+        let (allowed, spent) = self.allowed_and_spent();
+        spent < allowed / 2.0
+    }
+
+    fn allowed_and_spent(&self) -> (f64, f64) {
         let (requests, spent) = self
             .slots
             .iter()
             .fold((0.0, 0.0), |(r, s), slot| (r + f64::from(slot.requests), s + f64::from(slot.spent)));
         let floor = self.settings.min_per_second * self.settings.window.as_secs_f64();
-        self.settings.ratio * requests + floor - spent
+        (self.settings.ratio * requests + floor, spent)
     }
 
     fn current(&mut self, now: Ts) -> &mut Slot {
@@ -91,6 +103,15 @@ mod tests {
         assert_eq!(most, [1, 2, 4, 8, 8, 8]);
         assert_eq!(backoff(&s, 3, 0.0), Duration::ZERO);
         assert_eq!(backoff(&s, 80, 0.5), Duration::from_secs(4));
+    }
+
+    #[test]
+    fn half_of_it_is_left_until_half_is_spent() {
+        let mut budget = RetryBudget::new(RetryBudgetSettings::default(), Ts(0));
+        for spent in 0..50 {
+            assert_eq!(budget.is_over_half(Ts(1)), spent < 25, "{spent} of 50");
+            assert!(budget.try_spend(Ts(1), 1));
+        }
     }
 
     proptest! {

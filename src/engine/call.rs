@@ -37,7 +37,8 @@ pub struct Patience {
 
 /// How an attempt ended.
 pub enum End {
-    Served(Served),
+    /// The attempt is settled, unless it goes on as a stream; in `strict` durability its row is to be waited for.
+    Served(Served, Settled),
     Failed(Outcome, Option<Duration>),
 }
 
@@ -105,8 +106,7 @@ impl Call<'_> {
         self.ctx.ended(outcome.as_str(), status);
         let config = Arc::clone(&attempt.config);
         let settled = attempt.settle(outcome, &message, None);
-        let head = self.head(&config, settled).await;
-        End::Served(Served::Whole { head, status, content_type, body })
+        End::Served(Served::Whole { head: self.head(&config), status, content_type, body }, settled)
     }
 
     async fn whole(&self, mut attempt: Attempt, response: Response, bounds: Bounds) -> End {
@@ -125,16 +125,19 @@ impl Call<'_> {
         };
         match Answer::read(&body) {
             Ok(answer) => {
-                attempt.seen.usage = answer.usage;
-                attempt.seen.text_bytes = answer.text_bytes;
+                attempt.seen.report(answer.usage);
+                if answer.text_bytes > 0 && attempt.seen.is_silent() {
+                    let model = Arc::clone(&attempt.config.model);
+                    self.understood.count(&body, &model, &mut attempt.seen);
+                }
             }
             Err(wrong) => return failed(attempt, wrong.outcome, &wrong.message, None),
         }
         self.ctx.ended("success", 200);
         let config = Arc::clone(&attempt.config);
         let settled = attempt.settle(Outcome::Success, "", None);
-        let head = self.head(&config, settled).await;
-        End::Served(Served::Whole { head, status: 200, content_type: "application/json".into(), body })
+        let content_type = "application/json".into();
+        End::Served(Served::Whole { head: self.head(&config), status: 200, content_type, body }, settled)
     }
 
     async fn stream(&self, attempt: Attempt, response: Response, bounds: Bounds, head_until: Ts) -> End {
@@ -146,16 +149,16 @@ impl Call<'_> {
         let config = Arc::clone(&attempt.config);
         match Relay::open(attempt, response, self.understood.request.wants_usage, bounds, head_until).await {
             Ok(relay) => {
-                let head = self.head(&config, Settled::nothing()).await;
-                End::Served(Served::Stream { head, relay: Box::new(relay) })
+                let head = self.head(&config);
+                End::Served(Served::Stream { head, relay: Box::new(relay) }, Settled::nothing())
             }
             Err(head) => failed(head.attempt, head.outcome, &head.message, None),
         }
     }
 
-    /// The headers of an answer; in `strict` durability only once its row is on disk.
-    async fn head(&self, config: &EndpointConfig, settled: Settled) -> Head {
-        settled.durable().await;
+    /// The headers of an answer. From here to the end of [`Self::make`] nothing may be waited for: of two calls that race, the first to
+    /// end is the answer.
+    fn head(&self, config: &EndpointConfig) -> Head {
         self.ctx.answered_by(&config.name);
         Head {
             request_id: self.ctx.id.clone(),

@@ -55,6 +55,8 @@ pub struct RequestContext {
     cost_state: Cell<CostState>,
     outcome: Cell<(&'static str, u16)>,
     endpoint: RefCell<Option<Arc<str>>>,
+    /// Why an attempt that is dropped is cancelled.
+    why_cancelled: Cell<&'static str>,
     /// What experiments did to it.
     pub struck: RefCell<Option<Box<Struck>>>,
     _entered: Entered,
@@ -94,6 +96,7 @@ impl RequestContext {
             // Until somebody says otherwise: the caller went away. nginx's status for it; only logs and records see it.
             outcome: Cell::new(("cancelled", 499)),
             endpoint: RefCell::default(),
+            why_cancelled: Cell::new("the caller went away"),
             struck: RefCell::default(),
             _entered: opening.entered,
         })
@@ -122,6 +125,18 @@ impl RequestContext {
     pub fn charge(&self, cost: Option<NanoUsd>, state: CostState) {
         self.cost.set(self.cost.get() + cost.unwrap_or_default());
         self.cost_state.set(self.cost_state.get().max(state));
+    }
+
+    /// Drops an attempt under way, or what holds it; its row and record say why.
+    pub fn cancel<T>(&self, running: T, why: &'static str) {
+        let usual = self.why_cancelled.replace(why);
+        drop(running);
+        self.why_cancelled.set(usual);
+    }
+
+    #[must_use]
+    pub fn why_cancelled(&self) -> &'static str {
+        self.why_cancelled.get()
     }
 
     #[must_use]

@@ -1,5 +1,9 @@
 //! The walk down a plan: for each candidate its gate, then an attempt, until success, the deadline or the plan's end.
 
+mod race;
+
+pub use race::Withheld;
+
 use crate::actors::board::EndpointCell;
 use crate::actors::events::Event;
 use crate::actors::messages::Plan;
@@ -17,6 +21,7 @@ use crate::engine::place::Wait;
 use crate::engine::record::{Step, ms};
 use crate::engine::serve::Served;
 use crate::engine::understand::Understood;
+use race::{Finished, Runner};
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,6 +42,7 @@ pub struct Course<'a> {
     failures: Vec<(Arc<str>, Outcome, Duration)>,
     retry_after: Option<Duration>,
     started_waiting: Option<Ts>,
+    has_hedged: bool,
 }
 
 impl<'a> Course<'a> {
@@ -61,11 +67,21 @@ impl<'a> Course<'a> {
             failures: Vec::new(),
             retry_after: None,
             started_waiting: None,
+            has_hedged: false,
         }
     }
 
     fn cell(&self, candidate: usize) -> Option<&Arc<EndpointCell>> {
         cell_of(&self.decided, candidate)
+    }
+
+    fn same_domain(&self, a: usize, b: usize) -> bool {
+        in_one_domain(&self.decided, a, b)
+    }
+
+    /// What an attempt reserves.
+    fn tokens(&self) -> u64 {
+        self.understood.prompt_tokens.saturating_add(self.understood.completion_tokens)
     }
 
     /// Walks until there is an answer.
@@ -81,10 +97,7 @@ impl<'a> Course<'a> {
             let Self { plan, decided, .. } = &mut self;
             let cell = |i: usize| cell_of(decided, i);
             let failure_rate = |i: usize| cell(i).map_or(1.0, |c| settled_rate(c));
-            let same_domain = |a: usize, b: usize| match (cell(a), cell(b)) {
-                (Some(a), Some(b)) => shares_domain(a, b),
-                _ => false,
-            };
+            let same_domain = |a: usize, b: usize| in_one_domain(decided, a, b);
             match plan.next(now, fastrand::f64(), failure_rate, same_domain) {
                 PlanStep::Try(index) => {
                     if let Some(served) = self.try_candidate(index, now).await? {
@@ -105,7 +118,7 @@ impl<'a> Course<'a> {
             self.plan.refused(index);
             return Ok(None);
         };
-        let tokens = self.understood.prompt_tokens.saturating_add(self.understood.completion_tokens);
+        let tokens = self.tokens();
         let open = |i: usize| self.cell(i).is_some_and(|c| c.hot.lock().gate.peek(now, tokens, false).is_none());
         // A request serves as a probe only while it could still be answered elsewhere, or when nobody else is left at all.
         let has_alternative = self.plan.has_alternative(index, open);
@@ -128,24 +141,44 @@ impl<'a> Course<'a> {
             return Err(self.failed());
         }
         self.tell_failover(&cell);
-        self.plan.started();
-        let config = cell.config();
-        let decision = format!("{}/{}", self.decided.strategy.as_str(), index + 1).into();
-        let attempt = Attempt::start(self.ctx, permit, config, decision);
-        let patience = self.patience(index, &attempt);
-        let call = Call { ctx: self.ctx, understood: self.understood, cell: Arc::clone(&cell), patience };
-        match call.make(attempt).await {
-            End::Served(served) => Ok(Some(served)),
-            End::Failed(outcome, retry_after) => {
-                self.failures.push((Arc::clone(&cell.name), outcome, clock::now().since(now)));
-                self.retry_after = match (self.retry_after, retry_after) {
-                    (Some(a), Some(b)) => Some(a.min(b)),
-                    (a, b) => a.or(b),
-                };
-                self.plan.failed(index, outcome);
+        let runner = self.start(index, permit, "");
+        let finished = match self.hedging() {
+            // Apart, so that requests without a hedge need not carry its room along.
+            Some(hedging) => Box::pin(self.race(runner, hedging)).await,
+            None => runner.run().await,
+        };
+        match finished.end {
+            End::Served(served, settled) => {
+                settled.durable().await;
+                Ok(Some(served))
+            }
+            End::Failed(..) => {
+                self.note_failure(finished);
                 Ok(None)
             }
         }
+    }
+
+    /// An attempt with a permit for the candidate; `mark` ends its row's decision.
+    fn start(&mut self, index: usize, permit: Permit, mark: &str) -> Runner<'a> {
+        self.plan.started();
+        let cell = Arc::clone(permit.cell());
+        let config = cell.config();
+        let decision = format!("{}/{}{mark}", self.decided.strategy.as_str(), index + 1).into();
+        let attempt = Attempt::start(self.ctx, permit, config, decision);
+        let patience = self.patience(index, &attempt);
+        let call = Call { ctx: self.ctx, understood: self.understood, cell: Arc::clone(&cell), patience };
+        Runner { index, cell, started: attempt.started(), call, attempt }
+    }
+
+    fn note_failure(&mut self, finished: Finished) {
+        let Finished { index, cell, started, end: End::Failed(outcome, retry_after) } = finished else { return };
+        self.failures.push((Arc::clone(&cell.name), outcome, clock::now().since(started)));
+        self.retry_after = match (self.retry_after, retry_after) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        self.plan.failed(index, outcome);
     }
 
     fn patience(&self, index: usize, attempt: &Attempt) -> Patience {
@@ -266,7 +299,8 @@ fn settled_rate(cell: &EndpointCell) -> f64 {
     if figures.calls < RATE_MINIMUM_CALLS { 0.0 } else { f64::from(figures.failure_rate) }
 }
 
-fn shares_domain(a: &EndpointCell, b: &EndpointCell) -> bool {
+fn in_one_domain(plan: &Plan, a: usize, b: usize) -> bool {
+    let (Some(a), Some(b)) = (cell_of(plan, a), cell_of(plan, b)) else { return false };
     let (a, b) = (a.config(), b.config());
     a.domain.iter().any(|d| b.domain.contains(d))
 }

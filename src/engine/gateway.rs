@@ -13,6 +13,7 @@ use crate::domain::retry::RetryBudget;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Access;
 use crate::engine::chaos::Chaos;
+use crate::engine::course::Withheld;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::record::{Kept, Records};
 use crate::store::{LedgerItem, RequestRecord};
@@ -70,6 +71,10 @@ pub struct Counters {
     pub failovers: AtomicU64,
     pub refusals: AtomicU64,
     pub retry_budget_spent: AtomicU64,
+    pub hedges: AtomicU64,
+    pub hedges_won: AtomicU64,
+    /// By [`Withheld`].
+    pub hedges_withheld: [AtomicU64; Withheld::ALL.len()],
 }
 
 impl Gateway {

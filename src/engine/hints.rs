@@ -25,6 +25,8 @@ pub struct Hints {
     pub deadline: Option<Duration>,
     pub max_attempts: Option<u32>,
     pub no_fallback: bool,
+    /// One attempt at a time, whatever the route says.
+    pub no_hedge: bool,
     pub request_id: Option<RequestId>,
     tags: BTreeMap<Box<str>, Box<str>>,
 }
@@ -81,6 +83,7 @@ impl Hints {
         self.deadline = self.deadline.or(other.deadline);
         self.max_attempts = self.max_attempts.or(other.max_attempts);
         self.no_fallback |= other.no_fallback;
+        self.no_hedge |= other.no_hedge;
         self.request_id = self.request_id.take().or(other.request_id);
         self.routing.tier = self.routing.tier.or(other.routing.tier);
         self.routing.latency_sensitive |= other.routing.latency_sensitive;
@@ -110,8 +113,7 @@ impl Hints {
                 self.deadline = Some(Duration::from_millis(ms));
             }
             "max_attempts" => self.max_attempts = Some(u32::try_from(whole(value, 1, 100)?).unwrap_or(100)),
-            // Hedging is off by default and no route can switch it on yet, so switching it off is always granted.
-            "hedge" if value == "off" => {}
+            "hedge" if value == "off" => self.no_hedge = true,
             "hedge" => return Err("must be off".into()),
             "tag" | "tags" => self.take_tag(value)?,
             "request_id" => self.request_id = Some(RequestId::parse(value)?),
@@ -178,11 +180,13 @@ mod tests {
         hints.take_header("x-breakwater-tag", "team=a").unwrap();
         hints.take_header("accept", "whatever").unwrap();
         hints
-            .take_body(r#"{"tier":"free","deadline_ms":500,"tag":["team=b","app=x"],"latency_sensitive":true}"#)
+            .take_body(
+                r#"{"tier":"free","deadline_ms":500,"tag":["team=b","app=x"],"latency_sensitive":true,"hedge":"off"}"#,
+            )
             .unwrap();
         assert_eq!(hints.routing.tier, Tier::parse("premium"));
         assert_eq!(hints.deadline, Some(Duration::from_millis(500)));
-        assert!(hints.routing.latency_sensitive);
+        assert!(hints.routing.latency_sensitive && hints.no_hedge);
         let of_key = [("app".to_owned(), "key".to_owned()), ("owner".into(), "o".into())].into();
         let tags = hints.tags_over(&of_key);
         let text: Vec<_> = tags.iter().map(|(k, v)| format!("{k}={v}")).collect();

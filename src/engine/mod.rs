@@ -5,6 +5,7 @@ pub mod attempt;
 pub mod call;
 pub mod chaos;
 pub mod context;
+pub mod count;
 pub mod course;
 pub mod error;
 pub mod explain;

@@ -118,6 +118,24 @@ pub enum Step {
         ms: f64,
         why: Cow<'static, str>,
     },
+    /// An attempt was slow: one more was sent elsewhere, and whoever answers first is the answer.
+    Hedged {
+        at_ms: f64,
+        /// Who was slow.
+        slow: Arc<str>,
+        /// Who was asked as well.
+        endpoint: Arc<str>,
+        /// How long the attempt was waited for.
+        after_ms: f64,
+        /// Answers behind that time; 0 when it is configured.
+        samples: u32,
+    },
+    /// An attempt was slow, and something spoke against a hedge.
+    NotHedged {
+        at_ms: f64,
+        after_ms: f64,
+        why: Cow<'static, str>,
+    },
     /// The fleet's retry budget allowed no further attempt.
     RetryBudgetSpent {
         at_ms: f64,

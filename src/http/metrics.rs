@@ -10,6 +10,7 @@
 //! It keeps nothing and decides nothing; who may read it is decided by whoever calls.
 
 mod chaos;
+mod streams;
 
 use crate::actors::board::EndpointCell;
 use crate::actors::ledger::LedgerStatus;
@@ -25,6 +26,7 @@ use prometheus_client::registry::Registry;
 use std::fmt::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use streams::Streams;
 
 /// Of what [`render`] makes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -49,6 +51,7 @@ struct Scrape {
     failovers: u64,
     refusals: u64,
     retry_budget_spent: u64,
+    streams: Streams,
     /// Seconds since 1970.
     started_s: f64,
     ledger: LedgerStatus,
@@ -68,6 +71,7 @@ impl Scrape {
             failovers: read(&counters.failovers),
             refusals: read(&counters.refusals),
             retry_budget_spent: read(&counters.retry_budget_spent),
+            streams: Streams::of(gateway),
             started_s: gateway.started_at.0 as f64 / 1e6,
             ledger: gateway.ledger.status(),
             cells: gateway.board.topology().cells.clone(),
@@ -98,6 +102,7 @@ impl Scrape {
             "Requests that ended early because the fleet-wide retry budget was spent",
             self.retry_budget_spent,
         )?;
+        self.streams.write(to)?;
         to.descriptor("process_start_time_seconds", "When the gateway started, Unix time", MetricType::Gauge)?
             .encode_gauge(&self.started_s)
     }
@@ -282,6 +287,7 @@ mod tests {
             failovers: 6,
             refusals: 8,
             retry_budget_spent: 9,
+            streams: Streams { hedges: 21, hedges_won: 20, withheld: [22, 23, 24, 25] },
             started_s: 1_795_461_720.25,
             ledger: LedgerStatus {
                 waiting: 11,
@@ -361,6 +367,9 @@ mod tests {
             ("failovers_total", 6.0),
             ("refusals_total", 8.0),
             ("retry_budget_spent_total", 9.0),
+            ("hedges_total", 21.0),
+            ("hedges_won_total", 20.0),
+            ("hedges_withheld_total{reason=\"retry_budget_under_half\"}", 23.0),
             ("process_start_time_seconds", 1_795_461_720.25),
             ("ledger_rows_waiting", 11.0),
             ("ledger_durable_seq", 1234.0),

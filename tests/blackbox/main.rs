@@ -28,3 +28,4 @@ mod secrets;
 mod shutdown;
 mod streams;
 mod supervision;
+mod usage;

@@ -9,6 +9,7 @@ mod support;
 mod chaos;
 mod config_access;
 mod disk;
+mod hedge;
 mod overload;
 mod providers;
 mod restart;
