@@ -11,6 +11,7 @@ use breakwater::clock;
 use breakwater::domain::gate::Door;
 use breakwater::engine::access::Caller;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -59,6 +60,15 @@ impl Results {
     /// Whole answers, of all that were asked for.
     pub fn success(&self) -> f64 {
         self.share(|end| *end == End::Complete)
+    }
+
+    /// What became of those without a whole answer, and how many providers were down then.
+    pub fn losses(&self) -> String {
+        let mut by_reason: BTreeMap<String, u32> = BTreeMap::new();
+        for Outcome { seen, down, .. } in self.outcomes.iter().filter(|o| o.seen.end != End::Complete) {
+            *by_reason.entry(format!("{:?} with {down} down, {} attempts", seen.end, seen.attempts)).or_default() += 1;
+        }
+        by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
     }
 
     pub fn calls_per_request(&self) -> f64 {

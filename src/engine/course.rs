@@ -122,7 +122,8 @@ impl<'a> Course<'a> {
         let open = |i: usize| self.cell(i).is_some_and(|c| c.hot.lock().gate.peek(now, tokens, false).is_none());
         // A request serves as a probe only while it could still be answered elsewhere, or when nobody else is left at all.
         let has_alternative = self.plan.has_alternative(index, open);
-        let may_probe = has_alternative || self.started_waiting.is_some() || self.is_only_hope(index);
+        let may_probe =
+            has_alternative || self.started_waiting.is_some() || self.is_only_hope(index) || self.plan.is_spared(index);
         // A recovering endpoint takes a request that has nowhere else to go.
         let roll = if has_alternative { fastrand::f64() } else { 0.0 };
         let permit = match Permit::take(&cell, now, tokens, Ask { may_probe, roll }) {
@@ -197,7 +198,12 @@ impl<'a> Course<'a> {
     }
 
     fn refused(&mut self, index: usize, cell: &EndpointCell, now: Ts, refusal: Refusal) {
-        self.plan.refused(index);
+        let for_others = matches!(refusal.reason, RefusalReason::Ramping | RefusalReason::ProbeNotAllowed);
+        if for_others && !self.plan.is_spared(index) {
+            self.plan.spared(index);
+        } else {
+            self.plan.refused(index);
+        }
         self.ctx.worker.gateway.counters.refusals.fetch_add(1, Relaxed);
         self.ctx.note(now, |at_ms| Step::Refused {
             at_ms,
