@@ -7,7 +7,7 @@ use crate::world::weather::{Nature, mixed};
 use breakwater::sim::{FaultKind, Latency};
 use std::time::Duration;
 
-const SEEDS: u64 = 8;
+const SEEDS: u64 = 4;
 
 fn plan(seed: u64, route: &'static str, nature: impl Fn(&str, u64) -> Nature) -> Plan {
     Plan {

@@ -88,8 +88,11 @@ fn config(plan: &Plan) -> String {
     let line = |name: &&str| {
         format!("  {name}: {{dialect: openai, base_url: 'http://{name}.example/v1', allow_private: true}}\n")
     };
-    let endpoint =
-        |name: &&str| format!("  {name}: {{provider: {name}, model: m-{name}, price: {{input: 1, output: 1}}}}\n");
+    // To try other settings: `breaker: {max_open_for: 30s}`.
+    let more = std::env::var("BREAKWATER_BENCH_ENDPOINT").unwrap_or_default();
+    let endpoint = |name: &&str| {
+        format!("  {name}: {{provider: {name}, model: m-{name}, price: {{input: 1, output: 1}}, {more}}}\n")
+    };
     format!(
         "server: {{auth: open, max_in_flight: 100000}}\nproviders:\n{}endpoints:\n{}routes:\n  chat: {{endpoints: [{}], {}}}\n",
         names.iter().map(line).collect::<String>(),

@@ -6,7 +6,7 @@ use crate::world::weather::Nature;
 use breakwater::sim::{FaultKind, Latency, Schedule};
 use std::time::Duration;
 
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 6;
 const REQUESTS: usize = 10_000;
 const PER_SECOND: f64 = 10.0;
 
