@@ -11,3 +11,4 @@ pub mod meters;
 pub mod permit;
 pub mod supervisor;
 pub mod topology;
+mod upkeep;

@@ -91,6 +91,14 @@ pub struct StoreConfig {
     pub path: PathBuf,
     pub durability: Durability,
     pub on_failure: OnStoreFailure,
+    pub retention: Retention,
+}
+
+/// What is kept of the ledger; its sums always are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// For how long rows are kept; `None`: for ever.
+    pub rows: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

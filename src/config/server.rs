@@ -1,9 +1,9 @@
 //! The `server`, `store` and `retry_budget` blocks.
 
 use crate::config::address;
-use crate::config::model::{AuthMode, Durability, OnStoreFailure, ServerConfig, StoreConfig, TlsFiles};
+use crate::config::model::{AuthMode, Durability, OnStoreFailure, Retention, ServerConfig, StoreConfig, TlsFiles};
 use crate::config::reader::{Field, Section};
-use crate::config::scalar::{decimal, duration, share, size, whole, word, yes_or_no};
+use crate::config::scalar::{decimal, duration, parse_days, share, size, whole, word, yes_or_no};
 use crate::config::tree::Scalar;
 use crate::domain::settings::RetryBudgetSettings;
 use std::net::SocketAddr;
@@ -77,6 +77,15 @@ fn path(s: &Scalar, base_dir: &Path) -> Result<PathBuf, String> {
     Ok(base_dir.join(&s.text))
 }
 
+fn days_or_null(s: &Scalar) -> Result<Option<Duration>, String> {
+    if s.is_null() {
+        return Ok(None);
+    }
+    parse_days(&s.text)
+        .map(Some)
+        .ok_or_else(|| "whole days from 1d to 36500d, such as 400d, or null to keep all".into())
+}
+
 /// Reads `store` at the top of the file.
 pub fn store(root: &mut Section<'_>) -> StoreConfig {
     let base_dir = root.src.base_dir;
@@ -84,6 +93,7 @@ pub fn store(root: &mut Section<'_>) -> StoreConfig {
         path: base_dir.join("data/state"),
         durability: Durability::Group,
         on_failure: OnStoreFailure::ServeAndCount,
+        retention: Retention::default(),
     };
     let Some(mut s) = root.section("store") else { return c };
     s.set("path", &mut c.path, |s| path(s, base_dir));
@@ -99,6 +109,9 @@ pub fn store(root: &mut Section<'_>) -> StoreConfig {
         _ => None,
     });
     s.set("on_failure", &mut c.on_failure, on_failure);
+    if let Some(mut retention) = s.section("retention") {
+        retention.set("rows", &mut c.retention.rows, days_or_null);
+    }
     c
 }
 

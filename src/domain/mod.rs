@@ -5,6 +5,7 @@ pub mod breaker;
 pub mod bucket;
 pub mod budget;
 pub mod chaos;
+pub mod checkpoint;
 pub mod complexity;
 pub mod filter;
 pub mod gate;

@@ -16,6 +16,7 @@ use crate::engine::budgets::Budgets;
 use crate::engine::chaos::Chaos;
 use crate::engine::course::Withheld;
 use crate::engine::error::{ApiError, Code};
+use crate::engine::exports::Exports;
 use crate::engine::record::{Kept, Records};
 use crate::store::{LedgerItem, RequestRecord};
 use actix::{Actor, Addr};
@@ -49,6 +50,7 @@ pub struct Gateway {
     pub budgets: Budgets,
     pub counters: Counters,
     pub chaos: Chaos,
+    pub(super) exports: Exports,
     config: RwLock<Arc<Config>>,
     pub retry_budget: Mutex<RetryBudget>,
     in_flight: AtomicU32,
@@ -104,6 +106,7 @@ impl Gateway {
             budgets: Budgets::default(),
             counters: Counters::default(),
             chaos: Chaos::default(),
+            exports: Exports::default(),
             retry_budget: Mutex::new(RetryBudget::new(config.retry_budget, now)),
             config: RwLock::new(config),
             in_flight: AtomicU32::new(0),

@@ -20,6 +20,8 @@ mod keys;
 mod ledger;
 mod ledger_accounts;
 mod ledger_exports;
+mod ledger_retention;
+mod ledger_signed;
 mod limits;
 mod metrics;
 mod reconcile;
