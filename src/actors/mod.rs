@@ -3,9 +3,11 @@
 
 pub mod board;
 pub mod coordinator;
+pub mod domains;
 pub mod endpoint;
 pub mod events;
 pub mod ledger;
+pub mod line;
 pub mod messages;
 pub mod meters;
 pub mod permit;

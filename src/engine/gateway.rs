@@ -17,6 +17,7 @@ use crate::engine::chaos::Chaos;
 use crate::engine::course::Withheld;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::exports::Exports;
+use crate::engine::place::Waiting;
 use crate::engine::record::{Kept, Records};
 use crate::store::{LedgerItem, RequestRecord};
 use actix::{Actor, Addr};
@@ -54,8 +55,8 @@ pub struct Gateway {
     config: RwLock<Arc<Config>>,
     pub retry_budget: Mutex<RetryBudget>,
     in_flight: AtomicU32,
-    /// Requests that wait for a full endpoint.
-    pub waiting: AtomicU32,
+    /// Requests that wait for a place at an endpoint.
+    pub waiting: Waiting,
     draining: AtomicBool,
     /// The drain period is over; `stop` tells those that wait.
     stopping: AtomicBool,
@@ -110,7 +111,7 @@ impl Gateway {
             retry_budget: Mutex::new(RetryBudget::new(config.retry_budget, now)),
             config: RwLock::new(config),
             in_flight: AtomicU32::new(0),
-            waiting: AtomicU32::new(0),
+            waiting: Waiting::default(),
             draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             stop: Arc::new(Notify::new()),
