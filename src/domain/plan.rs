@@ -3,8 +3,8 @@
 //! - Candidates are walked in rank order; a refusal by a gate moves on at once and costs nothing.
 //! - After a failure the next attempt goes to an endpoint that has not failed this request, at once; one outside the failure domain
 //!   that just failed comes first.
-//! - One whose gate spared it because others were left to ask (it is recovering) is asked again before the pass ends: a request never fails
-//!   while somebody healthy might take it.
+//! - One whose gate spared it because others were left to ask (it is recovering) is asked again before the pass ends: a request that failed elsewhere never
+//!   fails for good while somebody healthy might take it.
 //! - When all have been tried, a second pass follows after a pause, only over endpoints whose failure rate is under
 //!   [`HOPELESS_RATE`]: random errors are ridden out, a dead fleet is not hammered.
 //! - One absolute deadline: while others are left to ask, an attempt may spend half of what is left on its first byte; the last may
@@ -117,11 +117,11 @@ impl AttemptPlan {
         if let Some(index) = all.clone().filter(untried).find(apart).or_else(|| all.clone().find(untried)) {
             return Step::Try(index);
         }
-        if let Some(index) = all.clone().find(|i| self.is_spared(*i)) {
-            return Step::Try(index);
-        }
         if self.attempts == 0 {
             return Step::Stop(Stop::AllRefused);
+        }
+        if let Some(index) = all.clone().find(|i| self.is_spared(*i)) {
+            return Step::Try(index);
         }
         self.next_pass(now, roll, failure_rate)
     }
@@ -220,7 +220,7 @@ impl AttemptPlan {
     /// All candidates refused: forget that, for another round after a wait.
     pub fn forgive_refusals(&mut self) {
         for standing in &mut self.standing {
-            if *standing == Standing::Refused {
+            if matches!(standing, Standing::Refused | Standing::Spared) {
                 *standing = Standing::Untried;
             }
         }
