@@ -28,6 +28,8 @@ const STRICT_WAIT: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub http_status: u16,
+    /// When the answer's head was there.
+    pub first_byte: Option<Ts>,
     pub first_content: Option<Ts>,
     /// The upstream's own word.
     pub usage: Option<Reported>,
@@ -87,6 +89,8 @@ pub struct Attempt {
     pub seen: Seen,
     /// The kind of fault that an experiment put into this attempt.
     pub injected: Option<&'static str>,
+    /// How long its first byte is waited for.
+    pub given: Option<Duration>,
 }
 
 /// A settled attempt; in `strict` durability its row may not be on disk yet.
@@ -121,6 +125,7 @@ impl Attempt {
             decision,
             seen: Seen::default(),
             injected: None,
+            given: None,
         }
     }
 
@@ -193,6 +198,8 @@ impl Attempt {
             outcome: Cow::Borrowed(outcome.as_str()),
             http_status,
             ms: ms(now.since(started)),
+            given_ms: self.given.map(ms),
+            first_byte_ms: self.seen.first_byte.map(|at| ms(at.since(started))),
             ttft_ms: ttft_us.map(|us| ms(Duration::from_micros(us))),
             cost_usd: cost.map(NanoUsd::usd),
             injected: self.injected.map(Cow::Borrowed),

@@ -9,6 +9,7 @@ pub mod count;
 pub mod course;
 pub mod error;
 pub mod explain;
+pub mod explanation;
 pub mod gateway;
 pub mod hints;
 pub mod operations;
