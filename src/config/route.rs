@@ -1,5 +1,6 @@
 //! The `routes` block and the route's part of `defaults`: the model names that clients ask for.
 
+use crate::config::budget;
 use crate::config::model::RouteConfig;
 use crate::config::reader::{Field, Section, nearest};
 use crate::config::scalar::{self, Allowed, duration, format_duration, share, whole, word};
@@ -34,7 +35,7 @@ pub fn read(name: &str, field: &Field<'_>, endpoints: &[Arc<str>], base: &RouteD
         .and_then(|f| f.get(word(STRATEGIES, StrategyKind::parse)));
     let listed = s.required("endpoints", "a list of endpoints").and_then(|f| members(&f, endpoints));
     let settings = settings(&mut s, base);
-    s.unsupported(&["budget"]);
+    let budget = budget::short(&mut s);
     Some(RouteConfig {
         name: name.into(),
         strategy: strategy?,
@@ -43,6 +44,7 @@ pub fn read(name: &str, field: &Field<'_>, endpoints: &[Arc<str>], base: &RouteD
         deadline: settings.deadline,
         hedge: settings.hedge,
         recover: settings.recover,
+        budget,
     })
 }
 

@@ -42,7 +42,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "colour: red",
-            "c.yaml:1:1: colour: unknown key; allowed: chaos, defaults, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
+            "c.yaml:1:1: colour: unknown key; allowed: budget_ceiling_tokens, budget_wait, budgets, chaos, defaults, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
         ),
         (
             "server: {listen: localhost}",
@@ -107,7 +107,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
             "intelligent: {tiers: {gold: {}}}",
             "c.yaml:1:23: intelligent.tiers.gold: unknown key; allowed: capped, default, free, premium",
         ),
-        ("budgets: {}", "c.yaml:1:1: budgets: is not supported in this version; remove it"),
+        ("budgets: {}", "c.yaml:1:10: budgets: a map of keys stands here; expected a list"),
         (
             "providers:\n  p: {base_url: 'file:///etc/passwd', api_key: '${KEY}'}",
             "c.yaml:2:17: providers.p.base_url: the scheme `file` is not allowed; expected http:// or https:// with a host, such as https://api.openai.com/v1",

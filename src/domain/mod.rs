@@ -3,6 +3,7 @@
 pub mod address;
 pub mod breaker;
 pub mod bucket;
+pub mod budget;
 pub mod chaos;
 pub mod complexity;
 pub mod filter;
@@ -20,6 +21,7 @@ pub mod money;
 pub mod outcome;
 pub mod plan;
 pub mod price;
+pub mod reconcile;
 pub mod report;
 pub mod resilience;
 pub mod retry;

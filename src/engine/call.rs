@@ -6,6 +6,7 @@ use crate::clock;
 use crate::config::model::EndpointConfig;
 use crate::dialects::openai::answer::Answer;
 use crate::dialects::openai::flow::Flow;
+use crate::dialects::openai::request::MaxTokens;
 use crate::dialects::openai::transcript::Transcript;
 use crate::dialects::upstream::{self, CallError};
 use crate::dialects::{fault, retry_after};
@@ -73,7 +74,8 @@ impl Call<'_> {
             Err(e) => return failed(attempt, Outcome::ConnectFailed, &e, None),
         };
         let late = if self.patience.is_callers { Outcome::DeadlineExceeded } else { Outcome::FirstByteTimeout };
-        let body = Bytes::from(self.body(&config.model));
+        attempt.secure().await;
+        let body = Bytes::from(self.body(&config.model, attempt.max_tokens()));
         let first_byte = self.patience.first_byte;
         attempt.given = Some(first_byte);
         let response = match tokio::time::timeout(
@@ -106,11 +108,13 @@ impl Call<'_> {
         }
     }
 
-    fn body(&self, model: &str) -> Vec<u8> {
+    fn body(&self, model: &str, most: Option<MaxTokens>) -> Vec<u8> {
         let request = &self.understood.request;
         match &self.telling {
-            Telling::Passing | Telling::Kept => request.upstream_body(model),
-            Telling::GoingOn(from) => request.continuation_body(model, from.text().unwrap_or_default(), from.pieces()),
+            Telling::Passing | Telling::Kept => request.upstream_body(model, most),
+            Telling::GoingOn(from) => {
+                request.continuation_body(model, from.text().unwrap_or_default(), from.pieces(), most)
+            }
         }
     }
 
@@ -206,6 +210,7 @@ impl Call<'_> {
             elapsed: self.ctx.elapsed(),
             cost_usd: self.ctx.cost().to_string(),
             cost_state: self.ctx.cost_state(),
+            max_tokens: self.ctx.cap(),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::engine::attempt::Attempt;
 use crate::engine::call::{Call, End, Patience, Telling};
 use crate::engine::context::RequestContext;
 use crate::engine::error::{ApiError, AttemptNote, Code, of_failures};
+use crate::engine::hold::{self, Hold, OverBudget};
 use crate::engine::place::Wait;
 use crate::engine::record::{Step, ms};
 use crate::engine::serve::Served;
@@ -45,6 +46,8 @@ pub struct Course<'a> {
     refusals: Vec<Refusal>,
     failures: Vec<(Arc<str>, Outcome, Duration)>,
     retry_after: Option<Duration>,
+    /// Why budgets refused in this round.
+    over_budget: Vec<OverBudget>,
     started_waiting: Option<Ts>,
     has_hedged: bool,
     /// The caller's body, where the route has broken streams gone on with.
@@ -75,6 +78,7 @@ impl<'a> Course<'a> {
             refusals: Vec::new(),
             failures: Vec::new(),
             retry_after: None,
+            over_budget: Vec::new(),
             started_waiting: None,
             has_hedged: false,
             body,
@@ -129,6 +133,15 @@ impl<'a> Course<'a> {
             self.plan.refused(index);
             return Ok(None);
         };
+        let hold = match hold::reserve(self.ctx, self.understood, &cell, self.plan.deadline()).await {
+            Ok(hold) => hold,
+            Err(over) => {
+                self.plan.refused(index);
+                self.over_budget.push(over);
+                return Ok(None);
+            }
+        };
+        let now = hold.waited_until().unwrap_or(now);
         let tokens = self.tokens();
         let open = |i: usize| self.cell(i).is_some_and(|c| c.hot.lock().gate.peek(now, tokens, false).is_none());
         // A request serves as a probe only while it could still be answered elsewhere, or when nobody else is left at all.
@@ -153,7 +166,7 @@ impl<'a> Course<'a> {
         }
         self.tell_failover(now, &cell);
         let mark = if self.go_on.is_some() { ";recover" } else { "" };
-        let runner = self.start(index, permit, mark);
+        let runner = self.start(index, permit, hold, mark);
         let finished = match self.hedging() {
             // Apart, so that requests without a hedge need not carry its room along.
             Some(hedging) => Box::pin(self.race(runner, hedging)).await,
@@ -172,12 +185,12 @@ impl<'a> Course<'a> {
     }
 
     /// An attempt with a permit for the candidate; `mark` ends its row's decision.
-    fn start(&mut self, index: usize, permit: Permit, mark: &str) -> Runner<'a> {
+    fn start(&mut self, index: usize, permit: Permit, hold: Hold, mark: &str) -> Runner<'a> {
         self.plan.started();
         let cell = Arc::clone(permit.cell());
         let config = cell.config();
         let decision = format!("{}/{}{mark}", self.decided.strategy.as_str(), index + 1).into();
-        let attempt = Attempt::start(self.ctx, permit, config, decision);
+        let attempt = Attempt::start(self.ctx, permit, config, decision, hold);
         let patience = self.patience(index, &attempt);
         let telling = match &self.go_on {
             Some(transcript) => Telling::GoingOn(Rc::clone(transcript)),
@@ -210,7 +223,8 @@ impl<'a> Course<'a> {
 
     /// Whether every other candidate is shut, so that this one's probe is all that could help.
     fn is_only_hope(&self, index: usize) -> bool {
-        self.refusals.len() + 1 >= self.decided.candidates.len() && index + 1 == self.decided.candidates.len()
+        self.refusals.len() + self.over_budget.len() + 1 >= self.decided.candidates.len()
+            && index + 1 == self.decided.candidates.len()
     }
 
     fn refused(&mut self, index: usize, cell: &EndpointCell, now: Ts, refusal: Refusal) {
@@ -250,12 +264,16 @@ impl<'a> Course<'a> {
 
     /// Every gate refused: waits for the first that may admit again if that is near, else gives up truthfully.
     async fn wait_for_place(&mut self, now: Ts) -> Result<(), ApiError> {
+        if self.refusals.is_empty() {
+            return Err(self.nobody());
+        }
         let since = *self.started_waiting.get_or_insert(now);
         let wait = Wait { ctx: self.ctx, plan: &self.decided, refusals: &self.refusals, since };
         if !wait.for_place(now, self.plan.deadline()).await {
             return Err(self.nobody());
         }
         self.refusals.clear();
+        self.over_budget.clear();
         self.plan.forgive_refusals();
         Ok(())
     }
@@ -289,6 +307,9 @@ impl<'a> Course<'a> {
 
     /// The error when nobody could even be asked, with the true time from which somebody may be.
     fn nobody(&self) -> ApiError {
+        if let (true, Some(over)) = (self.refusals.is_empty(), self.over_budget.first()) {
+            return over.error();
+        }
         let now = clock::now();
         let soonest = self.refusals.iter().filter_map(|r| r.retry_at).min().map(|at| at.since(now));
         let all =

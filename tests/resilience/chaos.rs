@@ -90,6 +90,9 @@ async fn what_an_injected_status_says_is_obeyed() {
     gateway.chat(&chat_body("chat")).await.expect(200);
     stop(&gateway, &id).await;
     let endpoint = gateway.endpoint("a").await;
+    let until: jiff::Timestamp = endpoint["paused"]["until"].as_str().expect("a pause").parse().unwrap();
+    let left = until.duration_since(jiff::Timestamp::now()).as_secs_f64();
+    assert!((4.0..7.1).contains(&left), "as long as its header says, not the default of a second: {left}");
     assert_eq!(endpoint["paused"]["reason"], "rate_limited", "{endpoint}");
     assert_eq!(
         gateway.chat(&chat_body("chat")).await.need("x-breakwater-endpoint"),
@@ -121,7 +124,7 @@ async fn streams_are_cut_broken_and_slowed_after_content() {
         let took = began.elapsed();
         assert_eq!(said(&answer), whole_text(16));
         // 15 gaps of 50 ms; a whole answer of some 300 bytes at 80 a second.
-        assert!(took >= ms(740) && took < secs(9), "{took:?}");
+        assert!(took >= ms(740) && took < secs(20), "{took:?}");
     }
     let card = stop(&gateway, &id).await;
     assert_eq!((&card["hits"], &card["rescued"]), (&json!(2), &json!(2)), "{card}");
@@ -129,7 +132,7 @@ async fn streams_are_cut_broken_and_slowed_after_content() {
     let (began, answer) = (Instant::now(), gateway.chat(&chat_body("chat")).await);
     let expected = answer.body.len() as f64 / 1000.0;
     let took = began.elapsed().as_secs_f64();
-    assert!(took >= expected * 0.95 && took < expected + 2.0, "{took} s for {} bytes", answer.body.len());
+    assert!(took >= expected * 0.95 && took < expected + 5.0, "{took} s for {} bytes", answer.body.len());
     stop(&gateway, &id).await;
 }
 

@@ -70,7 +70,11 @@ impl Recovery {
             let route = Arc::clone(&self.decided.route);
             let (prompt_tokens, completion_tokens) = (self.prompt_tokens, self.completion_tokens);
             let hints = Hints::default();
-            let understood = Understood { request, hints, route, prompt_tokens, completion_tokens, complexity: None };
+            // A token is a byte at least.
+            let added_tokens = ChatRequest::continuation_bytes(transcript.text().map_or(0, str::len));
+            let complexity = None;
+            let understood =
+                Understood { request, hints, route, prompt_tokens, completion_tokens, added_tokens, complexity };
             let mut plan = self.plan;
             plan.broke_off(self.index);
             let mut failures = self.failures;
@@ -84,6 +88,7 @@ impl Recovery {
                 refusals: Vec::new(),
                 failures,
                 retry_after: None,
+                over_budget: Vec::new(),
                 started_waiting: None,
                 has_hedged: true,
                 body: Some(self.body.clone()),

@@ -3,7 +3,7 @@
 //! OpenAI's API has no prefill: a partial message of the assistant at the end is taken for a finished one. So the text goes in as the
 //! assistant's last message, which vendors that do know prefill understand by itself, and an instruction to go on follows it.
 
-use super::{ChatRequest, name, quote};
+use super::{ChatRequest, MaxTokens, name, quote};
 use serde_json::value::RawValue;
 
 /// What the model is told.
@@ -31,13 +31,25 @@ impl ChatRequest<'_> {
         Ok(())
     }
 
-    /// The body for an upstream that is to go on after `text`, which came in so many `pieces`: where the caller limits the tokens, each
-    /// piece has used up one.
+    /// Bytes that [`Self::continuation_body`] adds to the prompt at most, for a text of so many.
     #[must_use]
-    pub fn continuation_body(&self, model: &str, text: &str, pieces: u64) -> Vec<u8> {
+    pub fn continuation_bytes(text: usize) -> u64 {
+        (text + INSTRUCTION.len() + 64) as u64
+    }
+
+    /// The body for an upstream that is to go on after `text`, which came in so many `pieces`: where the caller limits the tokens, each
+    /// piece has used up one. `most` is a further limit.
+    #[must_use]
+    pub fn continuation_body(&self, model: &str, text: &str, pieces: u64, most: Option<MaxTokens>) -> Vec<u8> {
+        let left = self.max_tokens.map(|limit| limit.saturating_sub(pieces).max(1));
+        let most = match (most, left) {
+            (Some(most), Some(left)) => Some(MaxTokens { tokens: most.tokens.min(left), ..most }),
+            (None, Some(left)) => Some(MaxTokens { tokens: left, member: "max_tokens" }),
+            (most, None) => most,
+        };
         let mut out = Vec::with_capacity(text.len() + 1024);
         out.push(b'{');
-        self.push_members(&mut out, model, |out, key, value| match key {
+        self.push_members(&mut out, model, most, |out, key, value| match key {
             "messages" => {
                 name(out, key);
                 let messages = value.get().trim_end();
@@ -49,14 +61,6 @@ impl ChatRequest<'_> {
                 out.extend_from_slice(b"}]");
                 true
             }
-            "max_tokens" | "max_completion_tokens" => match value.get().parse::<u64>() {
-                Ok(limit) => {
-                    name(out, key);
-                    out.extend_from_slice(limit.saturating_sub(pieces).max(1).to_string().as_bytes());
-                    true
-                }
-                Err(_) => false,
-            },
             _ => false,
         });
         out.push(b'}');
@@ -76,7 +80,8 @@ mod tests {
     #[test]
     fn the_text_and_an_instruction_follow_the_conversation() {
         let body = request(r#","max_tokens":20,"stop":["x"],"breakwater":{"tier":"free"}"#);
-        let sent = ChatRequest::parse(body.as_bytes()).unwrap().continuation_body("vendor/m", "half a \"word\n", 7);
+        let sent =
+            ChatRequest::parse(body.as_bytes()).unwrap().continuation_body("vendor/m", "half a \"word\n", 7, None);
         let sent: Value = serde_json::from_slice(&sent).unwrap();
         let expected = json!({
             "model": "vendor/m", "stream": true, "stop": ["x"], "max_tokens": 13, "stream_options": {"include_usage": true},
@@ -87,7 +92,7 @@ mod tests {
             ],
         });
         assert_eq!(sent, expected);
-        let used_up = ChatRequest::parse(body.as_bytes()).unwrap().continuation_body("m", "x", 50);
+        let used_up = ChatRequest::parse(body.as_bytes()).unwrap().continuation_body("m", "x", 50, None);
         assert_eq!(serde_json::from_slice::<Value>(&used_up).unwrap()["max_tokens"], 1);
     }
 
