@@ -21,6 +21,7 @@ use bytes::Bytes;
 use reqwest::Response;
 use resume::Resume;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
@@ -58,6 +59,8 @@ pub struct Relay {
     phase: Phase,
     /// Who goes on with the text if the stream breaks off; `None`: nobody.
     recovery: Option<Box<Recovery>>,
+    /// Bytes were handed over and nobody has come for more yet.
+    handed: bool,
     idle: Duration,
     last_bytes: Ts,
     last_ping: Ts,
@@ -98,6 +101,7 @@ impl Relay {
             flow,
             phase: Phase::Reading,
             recovery: None,
+            handed: false,
             idle: bounds.idle,
             last_bytes: now,
             last_ping: now,
@@ -153,6 +157,13 @@ impl Relay {
 
     /// The next bytes for the client; `None` at the end. Dropping the relay cancels the upstream.
     pub async fn next(&mut self) -> Option<Bytes> {
+        self.handed = false;
+        let next = self.find_next().await;
+        self.handed = next.is_some();
+        next
+    }
+
+    async fn find_next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(ready) = self.flow.take_ready() {
                 return Some(ready);
@@ -273,6 +284,17 @@ impl Relay {
             attempt.context().ended("success", 200);
             attempt.settle(Outcome::Success, "", None).durable().await;
         }
+    }
+}
+
+/// A stream that is given up: the client went away, or stopped reading until its connection was closed.
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let Some(attempt) = self.attempt.take() else { return };
+        let ctx = Rc::clone(attempt.context());
+        let limit = ctx.worker.gateway.config().server.write_stall;
+        let is_unread = self.handed && limit.is_some_and(|limit| clock::now().since(self.last_bytes) >= limit);
+        ctx.cancel(attempt, if is_unread { "the client stopped reading" } else { ctx.why_cancelled() });
     }
 }
 

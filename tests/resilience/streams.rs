@@ -219,6 +219,39 @@ async fn a_client_that_stops_reading_blocks_its_upstream_and_takes_no_memory() {
 }
 
 #[tokio::test]
+async fn a_client_that_stops_reading_is_cut_off_at_the_limit() {
+    let a = faulty("a", FaultKind::EndlessBody);
+    let gateway = Gateway::start(&alone(&a, &[]).server("write_stall: 2s")).await;
+    let mut slow = request(&gateway, &stream_body("chat"));
+    read_until(&mut slow, "t2");
+    let mut stalled = request(&gateway, &stream_body("chat"));
+    read_until(&mut stalled, "t2");
+    let began = Instant::now();
+    // Reads a little now and then: slow, but not gone.
+    let slowly = std::thread::spawn(move || {
+        let mut piece = vec![0; 256 << 10];
+        while began.elapsed() < secs(9) {
+            slow.read_exact(&mut piece).expect("whoever reads is served");
+            std::thread::sleep(ms(300));
+        }
+        slow
+    });
+    eventually(secs(15), "the stalled call is closed", async || a.stats().aborted.total == 1).await;
+    assert!(began.elapsed() > secs(2), "{:?}", began.elapsed());
+    let rows = gateway.wait_rows(1).await;
+    assert_eq!(rows[0].get("outcome"), "cancelled");
+    let record = gateway.admin_get(&format!("/admin/decisions/{}", rows[0].get("request_id"))).await;
+    assert_eq!(record["steps"][0]["message"], "the client stopped reading", "{record}");
+    // Its connection is closed: what the kernel still held can be read, and then nothing more comes.
+    let mut rest = Vec::new();
+    let _ = stalled.read_to_end(&mut rest);
+    assert!(rest.len() < 64 << 20, "{}", rest.len());
+    let slow = tokio::task::spawn_blocking(move || slowly.join().unwrap()).await.unwrap();
+    assert_eq!(a.stats().requests.in_progress, 1, "the slow one goes on");
+    drop(slow);
+}
+
+#[tokio::test]
 async fn no_usage_is_estimated_and_marked() {
     let a = faulty("a", FaultKind::NoUsage);
     let gateway = Gateway::start(&alone(&a, &[])).await;
