@@ -1,6 +1,6 @@
 //! Streams: the same events come out however they came in; after the first content a failure is told and never looks like an end.
 
-use crate::providers::{alone, calls, faulty, pair, provider, whole_text, with_profile};
+use crate::providers::{alone, calls, faulty, heal, pair, provider, set, whole_text, with_profile};
 use crate::support::{Gateway, chat_body, eventually, ms, secs, stream_body};
 use breakwater::sim::{Fault, FaultKind, Handle, Profile};
 use serde_json::Value;
@@ -73,6 +73,38 @@ async fn a_head_and_then_silence_fails_over_unseen() {
     let rows = gateway.rows_of(answer.need("x-breakwater-request-id"), 2).await;
     assert_eq!((rows[0].get("outcome"), rows[1].get("outcome")), ("uncertain", "success"));
     eventually(secs(1), "the silent call is closed", async || a.stats().requests.in_progress == 0).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_crawls_before_its_first_content_fails_over() {
+    let a = with_profile(Profile { tokens_per_second: Some(2_000.0), ..Profile::new("a", &[]) });
+    let b = provider("b");
+    let gateway = Gateway::start(&pair(&a, &b, &[])).await;
+    let crawl = FaultKind::OneBytePackets { gap_ms: Some(10) };
+    // Nothing is known of its rate yet: it is waited for.
+    set(&a, crawl.clone());
+    let patient = gateway.open(&stream_body("chat")).await;
+    assert_eq!(patient.headers()["x-breakwater-endpoint"], "a");
+    drop(patient);
+    heal(&a);
+    for _ in 0..130 {
+        gateway.chat(&stream_body("chat")).await.expect(200);
+    }
+    gateway.wait_rows(131).await;
+    set(&a, crawl);
+    let answer = gateway.chat(&stream_body("chat")).await;
+    assert_eq!(answer.expect(200).need("x-breakwater-endpoint"), "b");
+    assert_eq!(answer.sse().content(), whole_text(16));
+    let rows = gateway.rows_of(answer.need("x-breakwater-request-id"), 2).await;
+    assert_eq!((rows[0].get("outcome"), rows[1].get("outcome")), ("uncertain", "success"));
+    let record = gateway.admin_get(&format!("/admin/decisions/{}", answer.need("x-breakwater-request-id"))).await;
+    assert!(record["steps"][0]["message"].as_str().unwrap().contains("crawls"), "{record}");
+    // Nobody else is left: it is waited for again.
+    gateway.admin("POST", "/admin/endpoints/b/trip", Some(&serde_json::json!({"reason": "test"}))).await.expect(200);
+    let alone = gateway
+        .open(&serde_json::json!({"model": "a", "stream": true, "messages": [{"role": "user", "content": "x"}]}))
+        .await;
+    assert_eq!(alone.headers()["x-breakwater-endpoint"], "a");
 }
 
 #[tokio::test]
