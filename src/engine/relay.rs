@@ -132,8 +132,8 @@ impl Relay {
     async fn hold_head(&mut self, head_until: Ts, has_others: bool) -> Result<(), CallError> {
         let protocol = |message: &str| CallError { outcome: Outcome::Protocol, message: message.into() };
         let late = |message: &str| CallError { outcome: Outcome::FirstByteTimeout, message: message.into() };
-        // Until when the event that has begun to come must be there, if it is not to be called crawling.
-        let mut whole_by: Option<Ts> = None;
+        // The event that has begun to come, by its number, and until when it must be there if it is not to be called crawling.
+        let mut begun: Option<(usize, Ts)> = None;
         loop {
             let flow = &self.flow;
             if flow.has_content() || flow.events() >= HEAD_EVENTS || flow.ready_bytes() >= HEAD_BYTES {
@@ -143,12 +143,12 @@ impl Relay {
                 return Err(protocol("the stream ended without content"));
             }
             if !flow.is_mid_event() {
-                whole_by = None;
-            } else if whole_by.is_none() && has_others {
-                whole_by = self.slowest_event().map(|limit| self.last_bytes.plus(limit));
+                begun = None;
+            } else if has_others && begun.is_none_or(|(number, _)| number != flow.events()) {
+                begun = self.slowest_event().map(|limit| (flow.events(), self.last_bytes.plus(limit)));
             }
             let now = clock::now();
-            let crawl = whole_by.map(|by| by.since(now));
+            let crawl = begun.map(|(_, by)| by.since(now));
             let left = head_until.since(now).min(self.idle);
             match tokio::time::timeout(crawl.map_or(left, |crawl| crawl.min(left)), read(&mut self.response)).await {
                 Err(_) if crawl.is_some_and(|crawl| crawl <= left) => {
