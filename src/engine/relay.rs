@@ -319,7 +319,8 @@ impl Drop for Relay {
         let Some(attempt) = self.attempt.take() else { return };
         let ctx = Rc::clone(attempt.context());
         let limit = ctx.worker.gateway.config().server.write_stall;
-        let is_unread = self.handed && limit.is_some_and(|limit| clock::now().since(self.last_bytes) >= limit);
+        // The kernel's time begins when the client's window closes; its own buffer goes on filling after that.
+        let is_unread = self.handed && limit.is_some_and(|limit| clock::now().since(self.last_bytes) >= limit / 2);
         ctx.cancel(attempt, if is_unread { "the client stopped reading" } else { ctx.why_cancelled() });
     }
 }
