@@ -265,6 +265,28 @@ async fn it_is_seen_while_it_runs_and_ends_by_itself() {
 }
 
 #[tokio::test]
+async fn a_request_that_outlives_its_experiment_still_counts() {
+    let (a, b) = (provider("a"), provider("b"));
+    let patient = ["timeouts: {first_byte: 2s}"];
+    let gateway = Gateway::start(&pair(&a, &b, &patient).top("chaos: allowed")).await;
+    let id = start(&gateway, "a", 1.0, json!({"kind": "hang"})).await;
+    let body = chat_body("chat");
+    let ended = async {
+        eventually(secs(5), "the request hangs", async || {
+            gateway.admin_get(&format!("/admin/chaos/{id}")).await["scorecard"]["hits"] == 1
+        })
+        .await;
+        stop(&gateway, &id).await
+    };
+    let (answer, at_the_end) = futures_util::future::join(gateway.chat(&body), ended).await;
+    assert_eq!((&at_the_end["under_way"], &at_the_end["rescued"]), (&json!(1), &json!(0)), "{at_the_end}");
+    assert_eq!(answer.expect(200).need("x-breakwater-endpoint"), "b", "it hangs on, as it would at the vendor");
+    let later = gateway.admin_get(&format!("/admin/chaos/{id}")).await["scorecard"].clone();
+    assert_eq!((&later["under_way"], &later["rescued"], &later["lost"]), (&json!(0), &json!(1), &json!(0)), "{later}");
+    assert_eq!(gateway.chat(&body).await.need("x-breakwater-endpoint"), "a");
+}
+
+#[tokio::test]
 async fn it_is_forbidden_unless_allowed() {
     let a = provider("a");
     let setup = Setup::new().endpoint_at("a", &a.base_url(), &[]).route("chat", "priority", &["a"], &[]);
