@@ -172,6 +172,7 @@ fn planning(c: &mut Criterion) {
                     hints: RequestHints::default(),
                     no_fallback: false,
                     complexity: None,
+                    hard_budget: None,
                     config: Arc::clone(&config),
                     look_only: false,
                 };

@@ -52,6 +52,13 @@ pub enum StateWrite {
     Audit {
         bytes: Vec<u8>,
     },
+    /// Removes a value, once every row that came before is on disk.
+    Forget {
+        area: Area,
+        name: Arc<str>,
+    },
+    /// Only tells when everything that came before is on disk.
+    Nothing,
 }
 
 /// Told when the item is on disk, or why it is not.
@@ -67,17 +74,23 @@ struct Queued {
 struct Batch {
     ledger: Vec<LedgerItem>,
     state: VecDeque<StateWrite>,
+    /// Attempts that leave when they are on disk. They come after the rows: the money that one of them holds may be what another, whose
+    /// row stands before it, did not use; without that row a killed process would leave both charged in full.
+    open: Vec<(Arc<str>, Vec<u8>)>,
+    forgotten: Vec<(Area, Arc<str>)>,
     done: Vec<Done>,
 }
 
 impl Batch {
     fn len(&self) -> usize {
-        self.ledger.len() + self.state.len()
+        self.ledger.len() + self.state.len() + self.open.len() + self.forgotten.len()
     }
 
     fn take(&mut self, queued: Queued) {
         match queued.item {
             Item::Ledger(item) => self.ledger.push(item),
+            Item::State(StateWrite::Put { area: Area::Open, name, bytes, .. }) => self.open.push((name, bytes)),
+            Item::State(StateWrite::Forget { area, name }) => self.forgotten.push((area, name)),
             Item::State(change) => self.state.push_back(change),
         }
         self.done.extend(queued.done);
@@ -177,11 +190,17 @@ impl LedgerHandle {
         wait.await.unwrap_or_else(|_| Err("the store's queue is full".into()))
     }
 
+    /// Queues the removal of a value, behind the rows that came before; nobody waits for it.
+    pub fn forget(&self, area: Area, name: Arc<str>) {
+        self.push(Item::State(StateWrite::Forget { area, name }));
+    }
+
     fn enqueue(&self, queued: Queued) {
         let urgent = match &queued.item {
             Item::Ledger(_) => queued.done.is_some(),
             Item::State(StateWrite::Put { durable, .. }) => *durable,
-            Item::State(StateWrite::Audit { .. }) => true,
+            Item::State(StateWrite::Audit { .. } | StateWrite::Nothing) => true,
+            Item::State(StateWrite::Forget { .. }) => false,
         };
         {
             let mut queue = self.0.queue.lock();
@@ -313,6 +332,7 @@ impl LedgerHandle {
             let written = match change {
                 StateWrite::Put { area, name, bytes, durable } => self.0.state.put(*area, name, bytes, *durable),
                 StateWrite::Audit { bytes } => self.0.state.audit(bytes),
+                StateWrite::Forget { .. } | StateWrite::Nothing => Ok(()),
             };
             written.map_err(|e| e.to_string())?;
             // Written for good: another try of this batch must not write it twice.
@@ -320,6 +340,19 @@ impl LedgerHandle {
         }
         let seq = writer.append(&batch.ledger, clock::wall()).map_err(|e| e.to_string())?;
         self.0.durable_seq.store(seq, Release);
+        batch.ledger.clear();
+        if !batch.open.is_empty() {
+            // One write to disk for all of them.
+            let values: Vec<(&str, &[u8])> = batch.open.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
+            self.0.state.put_all(Area::Open, &values, true).map_err(|e| e.to_string())?;
+            batch.open.clear();
+        }
+        for chunk in batch.forgotten.chunk_by(|a, b| a.0 == b.0) {
+            let names: Vec<&str> = chunk.iter().map(|(_, name)| &**name).collect();
+            let Some((area, _)) = chunk.first() else { continue };
+            self.0.state.delete_all(*area, &names, false).map_err(|e| e.to_string())?;
+        }
+        batch.forgotten.clear();
         Ok(())
     }
 }

@@ -33,6 +33,8 @@ pub struct RouteTable {
     pub deadline: Option<Duration>,
     /// `None`: this route does not hedge.
     pub hedge: Option<Arc<Mutex<Hedging>>>,
+    /// Another endpoint goes on with a stream that broke off.
+    pub recover: bool,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +66,7 @@ impl Topology {
                 retry: route.retry.clone(),
                 deadline: route.deadline,
                 hedge: route.hedge.map(|settings| former.hedging(&route.name, settings)),
+                recover: route.recover,
             });
         }
         let direct = |name: &Arc<str>, kind, cells| RouteTable {
@@ -74,6 +77,7 @@ impl Topology {
             retry: RetrySettings::default(),
             deadline: None,
             hedge: None,
+            recover: false,
         };
         for cell in &cells {
             built.add(direct(&cell.name, NameKind::Endpoint, vec![Arc::clone(cell)]));

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod export;
+mod reconcile;
 mod report;
 mod verify;
 
@@ -30,6 +31,8 @@ pub struct LedgerArgs {
 enum LedgerCommand {
     /// Write the rows of a time range.
     Export(export::ExportArgs),
+    /// Hold a vendor's usage export against the rows, and tell the likely causes of differences.
+    Reconcile(reconcile::ReconcileArgs),
     /// Sum up requests, success, latency, tokens and cost.
     Report(report::ReportArgs),
     /// What the same tokens would have cost on one endpoint or model.
@@ -76,6 +79,7 @@ enum ReportFormat {
 pub fn run(args: &LedgerArgs) -> Exit {
     let ended = match &args.command {
         LedgerCommand::Export(args) => export::export(args),
+        LedgerCommand::Reconcile(args) => reconcile::reconcile(args),
         LedgerCommand::Report(args) => report::report(args),
         LedgerCommand::Savings(args) => accounts::savings(args),
         LedgerCommand::Verify(args) => verify::verify(args),

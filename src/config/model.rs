@@ -3,6 +3,7 @@
 
 use crate::config::fault::Fault;
 use crate::config::secret::Secret;
+use crate::domain::budget::{Budget, Scope, Terms};
 use crate::domain::chaos::Experiment;
 use crate::domain::hedge::HedgeSettings;
 use crate::domain::intelligent::IntelligentSettings;
@@ -26,6 +27,7 @@ pub struct Config {
     pub defaults: Arc<EndpointDefaults>,
     pub endpoints: Vec<Arc<EndpointConfig>>,
     pub routes: Vec<Arc<RouteConfig>>,
+    pub budgets: BudgetConfig,
     pub retry_budget: RetryBudgetSettings,
     pub intelligent: Arc<IntelligentSettings>,
     pub ranking: RankSettings,
@@ -190,6 +192,7 @@ pub struct EndpointConfig {
     pub domain: Vec<Arc<str>>,
     /// Context length in tokens, if known.
     pub context: Option<u64>,
+    pub budget: Option<Terms>,
 }
 
 /// A model name that clients ask for.
@@ -204,4 +207,34 @@ pub struct RouteConfig {
     pub deadline: Option<Duration>,
     /// `None`: a slow request is waited for.
     pub hedge: Option<HedgeSettings>,
+    /// Whether another endpoint goes on with a stream that broke off.
+    pub recover: bool,
+    pub budget: Option<Terms>,
+}
+
+/// The block `budgets` and what holds for all of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BudgetConfig {
+    pub list: Vec<Arc<Budget>>,
+    /// Length of an answer under a hard budget whose request names none, tokens.
+    pub ceiling_tokens: u64,
+    /// Longest wait for money that other requests have reserved.
+    pub wait: Duration,
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self { list: Vec::new(), ceiling_tokens: 4096, wait: Duration::from_secs(10) }
+    }
+}
+
+impl Config {
+    /// The budgets of the file and those that stand at its routes and at `endpoints`.
+    #[must_use]
+    pub fn all_budgets(&self, endpoints: &[Arc<EndpointConfig>]) -> Vec<Arc<Budget>> {
+        let of = |scope, terms: &Option<Terms>| terms.clone().map(|terms| Arc::new(Budget::of(scope, terms)));
+        let routes = self.routes.iter().filter_map(|r| of(Scope::Route(Arc::clone(&r.name)), &r.budget));
+        let endpoints = endpoints.iter().filter_map(|e| of(Scope::Endpoint(Arc::clone(&e.name)), &e.budget));
+        self.budgets.list.iter().cloned().chain(routes).chain(endpoints).collect()
+    }
 }

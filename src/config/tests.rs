@@ -42,7 +42,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "colour: red",
-            "c.yaml:1:1: colour: unknown key; allowed: chaos, defaults, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
+            "c.yaml:1:1: colour: unknown key; allowed: budget_ceiling_tokens, budget_wait, budgets, chaos, defaults, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
         ),
         (
             "server: {listen: localhost}",
@@ -107,7 +107,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
             "intelligent: {tiers: {gold: {}}}",
             "c.yaml:1:23: intelligent.tiers.gold: unknown key; allowed: capped, default, free, premium",
         ),
-        ("budgets: {}", "c.yaml:1:1: budgets: is not supported in this version; remove it"),
+        ("budgets: {}", "c.yaml:1:10: budgets: a map of keys stands here; expected a list"),
         (
             "providers:\n  p: {base_url: 'file:///etc/passwd', api_key: '${KEY}'}",
             "c.yaml:2:17: providers.p.base_url: the scheme `file` is not allowed; expected http:// or https:// with a host, such as https://api.openai.com/v1",
@@ -232,8 +232,8 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
             "c.yaml:6:50: routes.r.hedge: `on` is not allowed; expected {after, floor, max_extra}, or off",
         ),
         (
-            "+routes:\n  r: {strategy: priority, endpoints: [a], recover: continue}",
-            "c.yaml:6:43: routes.r.recover: is not supported in this version; remove it",
+            "+routes:\n  r: {strategy: priority, endpoints: [a], recover: restart}",
+            "c.yaml:6:52: routes.r.recover: `restart` is not allowed; expected one of continue, off",
         ),
         (
             "+routes:\n  r: {strategy: priority, endpoints: [a], retry: {backoff: 6s}}",
@@ -245,7 +245,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "defaults: {provider: p}",
-            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, retry, timeouts, weight",
+            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, recover, retry, timeouts, weight",
         ),
         ("", "c.yaml: is empty; it must hold a map of keys"),
         ("just text", "c.yaml:1:1: a single value stands here; expected a map of keys"),

@@ -4,6 +4,7 @@
 //! fast hash is enough: there is nothing to guess in 256 random bits. Looking a caller's secret up by its hash needs no
 //! constant-time comparison either, because what an attacker can vary is not what is compared.
 
+use crate::domain::budget::Terms;
 use crate::domain::time::Wall;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -87,6 +88,9 @@ pub struct VirtualKey {
     /// Go into each ledger row.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// What it may spend; `None`: no limit of its own.
+    #[serde(default)]
+    pub budget: Option<Terms>,
     pub created_at: Wall,
     /// `None`: never.
     #[serde(default)]
@@ -124,6 +128,7 @@ impl VirtualKey {
             "rpm": self.rpm,
             "tpm": self.tpm,
             "tags": self.tags,
+            "budget": self.budget.as_ref().map(Terms::to_view),
             "created_at": self.created_at.to_rfc3339(),
             "expires_at": self.expires_at.map(Wall::to_rfc3339),
             "revoked": self.revoked,
@@ -192,6 +197,7 @@ mod tests {
             rpm: Some(60),
             tpm: None,
             tags: BTreeMap::from([("team".into(), "a".into())]),
+            budget: None,
             created_at: Wall(5),
             expires_at: Some(Wall(10)),
             revoked: false,

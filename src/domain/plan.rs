@@ -189,6 +189,14 @@ impl AttemptPlan {
             .map(|(i, _)| i)
     }
 
+    /// The stream of the candidate broke off after content; somebody is to go on with it.
+    pub fn broke_off(&mut self, index: usize) {
+        self.last_failed = Some(index);
+        if let Some(standing) = self.standing.get_mut(index) {
+            *standing = Standing::Failed;
+        }
+    }
+
     /// All candidates refused: forget that, for another round after a wait.
     pub fn forgive_refusals(&mut self) {
         for standing in &mut self.standing {
@@ -296,6 +304,18 @@ mod tests {
             plan.started();
         }
         assert_eq!(besides(&plan), [0; 0], "five attempts are under way or over");
+    }
+
+    #[test]
+    fn after_a_stream_broke_off_the_others_are_asked_and_then_it_again() {
+        let mut plan = plan(2);
+        plan.started();
+        plan.broke_off(0);
+        assert_eq!(next(&mut plan), Step::Try(1));
+        plan.started();
+        plan.broke_off(1);
+        assert!(matches!(next(&mut plan), Step::Pause(_)));
+        assert_eq!(next(&mut plan), Step::Try(0));
     }
 
     proptest! {

@@ -5,6 +5,9 @@ use crate::actors::board::EndpointCell;
 use crate::clock;
 use crate::config::model::EndpointConfig;
 use crate::dialects::openai::answer::Answer;
+use crate::dialects::openai::flow::Flow;
+use crate::dialects::openai::request::MaxTokens;
+use crate::dialects::openai::transcript::Transcript;
 use crate::dialects::upstream::{self, CallError};
 use crate::dialects::{fault, retry_after};
 use crate::domain::outcome::Outcome;
@@ -47,6 +50,17 @@ pub struct Call<'a> {
     pub understood: &'a Understood<'a>,
     pub cell: Arc<EndpointCell>,
     pub patience: Patience,
+    pub telling: Telling,
+}
+
+/// What becomes of a stream's text.
+pub enum Telling {
+    /// It passes by.
+    Passing,
+    /// It is kept, so that another endpoint can go on with it.
+    Kept,
+    /// It goes on with this one, which broke off.
+    GoingOn(Rc<Transcript>),
 }
 
 impl Call<'_> {
@@ -60,7 +74,8 @@ impl Call<'_> {
             Err(e) => return failed(attempt, Outcome::ConnectFailed, &e, None),
         };
         let late = if self.patience.is_callers { Outcome::DeadlineExceeded } else { Outcome::FirstByteTimeout };
-        let body = Bytes::from(self.understood.request.upstream_body(&config.model));
+        attempt.secure().await;
+        let body = Bytes::from(self.body(&config.model, attempt.max_tokens()));
         let first_byte = self.patience.first_byte;
         attempt.given = Some(first_byte);
         let response = match tokio::time::timeout(
@@ -90,6 +105,27 @@ impl Call<'_> {
             Box::pin(self.stream(attempt, response, bounds, started.plus(first_byte))).await
         } else {
             self.whole(attempt, response, bounds).await
+        }
+    }
+
+    fn body(&self, model: &str, most: Option<MaxTokens>) -> Vec<u8> {
+        let request = &self.understood.request;
+        match &self.telling {
+            Telling::Passing | Telling::Kept => request.upstream_body(model, most),
+            Telling::GoingOn(from) => {
+                request.continuation_body(model, from.text().unwrap_or_default(), from.pieces(), most)
+            }
+        }
+    }
+
+    fn transcript(&self) -> Option<Box<Transcript>> {
+        match &self.telling {
+            Telling::Passing => None,
+            Telling::Kept => Some(Box::new(match self.understood.request.may_be_continued() {
+                Ok(()) => Transcript::default(),
+                Err(why) => Transcript::closed(why),
+            })),
+            Telling::GoingOn(from) => Some(Box::new(Transcript::clone(from))),
         }
     }
 
@@ -152,7 +188,8 @@ impl Call<'_> {
             return failed(attempt, wrong.outcome, &wrong.message, None);
         }
         let config = Arc::clone(&attempt.config);
-        match Relay::open(attempt, response, self.understood.request.wants_usage, bounds, head_until).await {
+        let flow = Flow::new(self.understood.request.wants_usage, self.transcript());
+        match Relay::open(attempt, response, flow, bounds, head_until).await {
             Ok(relay) => {
                 let head = self.head(&config);
                 End::Served(Served::Stream { head, relay: Box::new(relay) }, Settled::nothing())
@@ -173,6 +210,7 @@ impl Call<'_> {
             elapsed: self.ctx.elapsed(),
             cost_usd: self.ctx.cost().to_string(),
             cost_state: self.ctx.cost_state(),
+            max_tokens: self.ctx.cap(),
         }
     }
 }

@@ -1,26 +1,31 @@
 //! The walk down a plan: for each candidate its gate, then an attempt, until success, the deadline or the plan's end.
 
 mod race;
+mod recover;
 
 pub use race::Withheld;
+pub use recover::Recovery;
 
 use crate::actors::board::EndpointCell;
 use crate::actors::events::Event;
 use crate::actors::messages::Plan;
 use crate::actors::permit::Permit;
 use crate::clock;
+use crate::dialects::openai::transcript::Transcript;
 use crate::domain::gate::{Ask, Refusal, RefusalReason};
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{AttemptPlan, Step as PlanStep, Stop};
 use crate::domain::time::Ts;
 use crate::engine::attempt::Attempt;
-use crate::engine::call::{Call, End, Patience};
+use crate::engine::call::{Call, End, Patience, Telling};
 use crate::engine::context::RequestContext;
 use crate::engine::error::{ApiError, AttemptNote, Code, of_failures};
+use crate::engine::hold::{self, Hold, OverBudget};
 use crate::engine::place::Wait;
 use crate::engine::record::{Step, ms};
 use crate::engine::serve::Served;
 use crate::engine::understand::Understood;
+use bytes::Bytes;
 use race::{Finished, Runner};
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -41,17 +46,24 @@ pub struct Course<'a> {
     refusals: Vec<Refusal>,
     failures: Vec<(Arc<str>, Outcome, Duration)>,
     retry_after: Option<Duration>,
+    /// Why budgets refused in this round.
+    over_budget: Vec<OverBudget>,
     started_waiting: Option<Ts>,
     has_hedged: bool,
+    /// The caller's body, where the route has broken streams gone on with.
+    body: Option<Bytes>,
+    /// The text to go on with, when a stream broke off.
+    go_on: Option<Rc<Transcript>>,
 }
 
 impl<'a> Course<'a> {
-    /// `usual_deadline` is for routes without one of their own.
+    /// `usual_deadline` is for routes without one of their own; `body` is the caller's, kept where a broken stream is gone on with.
     pub fn new(
         ctx: &'a Rc<RequestContext>,
         understood: &'a Understood<'a>,
         decided: Arc<Plan>,
         usual_deadline: Duration,
+        body: Option<Bytes>,
     ) -> Self {
         let mut retry = decided.route.retry.clone();
         let most = if understood.hints.no_fallback { Some(1) } else { understood.hints.max_attempts };
@@ -66,8 +78,11 @@ impl<'a> Course<'a> {
             refusals: Vec::new(),
             failures: Vec::new(),
             retry_after: None,
+            over_budget: Vec::new(),
             started_waiting: None,
             has_hedged: false,
+            body,
+            go_on: None,
         }
     }
 
@@ -100,8 +115,8 @@ impl<'a> Course<'a> {
             let same_domain = |a: usize, b: usize| in_one_domain(decided, a, b);
             match plan.next(now, fastrand::f64(), failure_rate, same_domain) {
                 PlanStep::Try(index) => {
-                    if let Some(served) = self.try_candidate(index, now).await? {
-                        return Ok(served);
+                    if let Some((served, by)) = self.try_candidate(index, now).await? {
+                        return Ok(self.recoverable(served, by));
                     }
                 }
                 PlanStep::Pause(pause) => self.wait(pause, "backoff before another pass").await,
@@ -112,12 +127,21 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Asks a candidate's gate and, if it admits, makes an attempt.
-    async fn try_candidate(&mut self, index: usize, now: Ts) -> Result<Option<Served>, ApiError> {
+    /// Asks a candidate's gate and, if it admits, makes an attempt; an answer comes with who gave it.
+    async fn try_candidate(&mut self, index: usize, now: Ts) -> Result<Option<(Served, usize)>, ApiError> {
         let Some(cell) = self.cell(index).cloned() else {
             self.plan.refused(index);
             return Ok(None);
         };
+        let hold = match hold::reserve(self.ctx, self.understood, &cell, self.plan.deadline()).await {
+            Ok(hold) => hold,
+            Err(over) => {
+                self.plan.refused(index);
+                self.over_budget.push(over);
+                return Ok(None);
+            }
+        };
+        let now = hold.waited_until().unwrap_or(now);
         let tokens = self.tokens();
         let open = |i: usize| self.cell(i).is_some_and(|c| c.hot.lock().gate.peek(now, tokens, false).is_none());
         // A request serves as a probe only while it could still be answered elsewhere, or when nobody else is left at all.
@@ -141,7 +165,8 @@ impl<'a> Course<'a> {
             return Err(self.failed());
         }
         self.tell_failover(now, &cell);
-        let runner = self.start(index, permit, "");
+        let mark = if self.go_on.is_some() { ";recover" } else { "" };
+        let runner = self.start(index, permit, hold, mark);
         let finished = match self.hedging() {
             // Apart, so that requests without a hedge need not carry its room along.
             Some(hedging) => Box::pin(self.race(runner, hedging)).await,
@@ -150,7 +175,7 @@ impl<'a> Course<'a> {
         match finished.end {
             End::Served(served, settled) => {
                 settled.durable().await;
-                Ok(Some(served))
+                Ok(Some((served, finished.index)))
             }
             End::Failed(..) => {
                 self.note_failure(finished);
@@ -160,14 +185,19 @@ impl<'a> Course<'a> {
     }
 
     /// An attempt with a permit for the candidate; `mark` ends its row's decision.
-    fn start(&mut self, index: usize, permit: Permit, mark: &str) -> Runner<'a> {
+    fn start(&mut self, index: usize, permit: Permit, hold: Hold, mark: &str) -> Runner<'a> {
         self.plan.started();
         let cell = Arc::clone(permit.cell());
         let config = cell.config();
         let decision = format!("{}/{}{mark}", self.decided.strategy.as_str(), index + 1).into();
-        let attempt = Attempt::start(self.ctx, permit, config, decision);
+        let attempt = Attempt::start(self.ctx, permit, config, decision, hold);
         let patience = self.patience(index, &attempt);
-        let call = Call { ctx: self.ctx, understood: self.understood, cell: Arc::clone(&cell), patience };
+        let telling = match &self.go_on {
+            Some(transcript) => Telling::GoingOn(Rc::clone(transcript)),
+            None if self.body.is_some() => Telling::Kept,
+            None => Telling::Passing,
+        };
+        let call = Call { ctx: self.ctx, understood: self.understood, cell: Arc::clone(&cell), patience, telling };
         Runner { index, cell, started: attempt.started(), call, attempt }
     }
 
@@ -193,7 +223,8 @@ impl<'a> Course<'a> {
 
     /// Whether every other candidate is shut, so that this one's probe is all that could help.
     fn is_only_hope(&self, index: usize) -> bool {
-        self.refusals.len() + 1 >= self.decided.candidates.len() && index + 1 == self.decided.candidates.len()
+        self.refusals.len() + self.over_budget.len() + 1 >= self.decided.candidates.len()
+            && index + 1 == self.decided.candidates.len()
     }
 
     fn refused(&mut self, index: usize, cell: &EndpointCell, now: Ts, refusal: Refusal) {
@@ -233,12 +264,16 @@ impl<'a> Course<'a> {
 
     /// Every gate refused: waits for the first that may admit again if that is near, else gives up truthfully.
     async fn wait_for_place(&mut self, now: Ts) -> Result<(), ApiError> {
+        if self.refusals.is_empty() {
+            return Err(self.nobody());
+        }
         let since = *self.started_waiting.get_or_insert(now);
         let wait = Wait { ctx: self.ctx, plan: &self.decided, refusals: &self.refusals, since };
         if !wait.for_place(now, self.plan.deadline()).await {
             return Err(self.nobody());
         }
         self.refusals.clear();
+        self.over_budget.clear();
         self.plan.forgive_refusals();
         Ok(())
     }
@@ -272,6 +307,9 @@ impl<'a> Course<'a> {
 
     /// The error when nobody could even be asked, with the true time from which somebody may be.
     fn nobody(&self) -> ApiError {
+        if let (true, Some(over)) = (self.refusals.is_empty(), self.over_budget.first()) {
+            return over.error();
+        }
         let now = clock::now();
         let soonest = self.refusals.iter().filter_map(|r| r.retry_at).min().map(|at| at.since(now));
         let all =

@@ -12,6 +12,7 @@ use crate::dialects::upstream::{Target, Upstream};
 use crate::domain::retry::RetryBudget;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Access;
+use crate::engine::budgets::Budgets;
 use crate::engine::chaos::Chaos;
 use crate::engine::course::Withheld;
 use crate::engine::error::{ApiError, Code};
@@ -45,6 +46,7 @@ pub struct Gateway {
     pub supervisor: Addr<Supervisor>,
     pub access: Access,
     pub records: Records,
+    pub budgets: Budgets,
     pub counters: Counters,
     pub chaos: Chaos,
     config: RwLock<Arc<Config>>,
@@ -73,6 +75,9 @@ pub struct Counters {
     pub retry_budget_spent: AtomicU64,
     pub hedges: AtomicU64,
     pub hedges_won: AtomicU64,
+    /// Streams that broke off and were gone on with, and those that were not though their route says so.
+    pub recovered: AtomicU64,
+    pub not_recovered: AtomicU64,
     /// By [`Withheld`].
     pub hedges_withheld: [AtomicU64; Withheld::ALL.len()],
 }
@@ -96,6 +101,7 @@ impl Gateway {
             supervisor,
             access,
             records: Records::default(),
+            budgets: Budgets::default(),
             counters: Counters::default(),
             chaos: Chaos::default(),
             retry_budget: Mutex::new(RetryBudget::new(config.retry_budget, now)),
@@ -159,12 +165,13 @@ impl Gateway {
     ///
     /// # Errors
     /// There is no file (demo), it has faults, or the store cannot be read; nothing was changed.
-    pub async fn reload(&self) -> Result<Value, ApiError> {
+    pub async fn reload(self: &Arc<Self>) -> Result<Value, ApiError> {
         let invalid = |m: String| ApiError::new(Code::InvalidRequest, m);
         let path = self.config_path.as_deref().ok_or_else(|| invalid("the demo has no configuration file".into()))?;
         let config = config::load(path).map_err(|faults| invalid(faults.to_string()))?;
         let changes = config::diff(&self.config(), &config);
         let changed = self.apply_config(Arc::new(config)).map_err(|e| ApiError::new(Code::LedgerUnavailable, e))?;
+        self.refresh_budgets().await;
         self.end_chaos_after_reload(&changed).await;
         let listed: Vec<String> = changes.iter().map(ToString::to_string).collect();
         self.audit("reload", &path.display().to_string(), &listed.join("; ")).await?;

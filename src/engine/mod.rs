@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod attempt;
+pub mod budgets;
 pub mod call;
 pub mod chaos;
 pub mod context;
@@ -12,6 +13,7 @@ pub mod explain;
 pub mod explanation;
 pub mod gateway;
 pub mod hints;
+pub mod hold;
 pub mod operations;
 pub mod place;
 pub mod probe;

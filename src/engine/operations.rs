@@ -5,11 +5,13 @@ use crate::actors::endpoint::observe;
 use crate::actors::ledger::StateWrite;
 use crate::actors::messages::{Act, Adopt, Observe, Observed, Operate, PanicNow};
 use crate::clock;
+use crate::domain::budget::Terms;
 use crate::domain::ids::RequestId;
 use crate::domain::key::{KeySecret, VirtualKey};
 use crate::domain::latency::Summary;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::MAX_KEYS;
+use crate::engine::budgets;
 use crate::engine::chaos::Chaos;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::explanation::explained;
@@ -17,6 +19,7 @@ use crate::engine::gateway::Gateway;
 use crate::engine::record::RequestRecord;
 use crate::store::Area;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,9 +41,38 @@ pub struct NewKey {
     pub tpm: Option<u64>,
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    #[serde(default)]
+    pub budget: Option<NewBudget>,
     /// RFC 3339 or a date.
     #[serde(default)]
     pub expires_at: Option<String>,
+}
+
+/// A key's budget as an operator asks for it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewBudget {
+    /// A number or a text: read digit by digit, never as a float.
+    amount_usd: Box<RawValue>,
+    #[serde(default)]
+    period: Option<String>,
+    #[serde(default)]
+    timezone: Option<String>,
+    #[serde(default)]
+    mode: Option<String>,
+}
+
+impl NewBudget {
+    fn terms(&self) -> Result<Terms, ApiError> {
+        let raw = self.amount_usd.get();
+        let text: Option<String> = serde_json::from_str(raw).ok();
+        let amount = text.as_deref().unwrap_or(raw);
+        let terms = Terms::parse(amount, self.period.as_deref(), self.timezone.as_deref(), self.mode.as_deref());
+        terms.map_err(|(field, message)| {
+            let param = format!("budget.{field}");
+            ApiError::new(Code::InvalidRequest, format!("`{param}`: {message}")).with_param(&param)
+        })
+    }
 }
 
 impl Gateway {
@@ -137,6 +169,7 @@ impl Gateway {
         }
         let expires_at =
             new.expires_at.as_deref().map(Wall::parse).transpose().map_err(|m| invalid("expires_at", m))?;
+        let budget = new.budget.as_ref().map(NewBudget::terms).transpose()?;
         if self.access.list().len() >= MAX_KEYS {
             return Err(invalid("name", format!("there are {MAX_KEYS} keys already, the most")));
         }
@@ -153,6 +186,7 @@ impl Gateway {
             rpm: new.rpm,
             tpm: new.tpm,
             tags: new.tags,
+            budget,
             created_at: clock::wall(),
             expires_at,
             revoked: false,
@@ -162,6 +196,9 @@ impl Gateway {
         let mut shown = key.to_view();
         if let Some(map) = shown.as_object_mut() {
             map.insert("secret".into(), secret.reveal().into());
+        }
+        if let Some(terms) = &key.budget {
+            self.budgets.put_key(&key.id, terms, true);
         }
         self.access.put(key);
         Ok(shown)
@@ -175,7 +212,7 @@ impl Gateway {
     /// All virtual keys, without secrets.
     #[must_use]
     pub fn key_views(&self) -> Value {
-        json!({ "keys": self.access.list().iter().map(VirtualKey::to_view).collect::<Vec<_>>() })
+        json!({ "keys": self.access.list().iter().map(|key| self.view_of(key)).collect::<Vec<_>>() })
     }
 
     /// One virtual key, without its secret.
@@ -183,7 +220,16 @@ impl Gateway {
     /// # Errors
     /// 404.
     pub fn key_view(&self, id: &str) -> Result<Value, ApiError> {
-        self.access.by_id(id).map(|e| e.key.to_view()).ok_or_else(|| no_key(id))
+        self.access.by_id(id).map(|e| self.view_of(&e.key)).ok_or_else(|| no_key(id))
+    }
+
+    /// A key with how its budget stands.
+    fn view_of(&self, key: &VirtualKey) -> Value {
+        let mut shown = key.to_view();
+        if let (Some(map), Some((entry, figures))) = (shown.as_object_mut(), self.budgets.of_key(&key.id)) {
+            map.insert("budget".into(), budgets::view(&entry, &figures));
+        }
+        shown
     }
 
     /// Revokes a virtual key at once and for good.

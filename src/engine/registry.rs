@@ -114,7 +114,7 @@ impl Gateway {
     ///
     /// # Errors
     /// What is wrong with it, or that the name is taken.
-    pub async fn register_endpoint(&self, mut json: Value) -> Result<Arc<EndpointCell>, ApiError> {
+    pub async fn register_endpoint(self: &Arc<Self>, mut json: Value) -> Result<Arc<EndpointCell>, ApiError> {
         let invalid = |m: String| ApiError::new(Code::InvalidRequest, m);
         let name = match json.as_object_mut().and_then(|o| o.remove("name")) {
             Some(Value::String(name)) => name,
@@ -137,6 +137,7 @@ impl Gateway {
         cells.push(Arc::clone(&cell));
         self.board.set(cells, &self.config().routes);
         self.supervisor.do_send(Adopt(Arc::clone(&cell)));
+        self.refresh_budgets().await;
         self.audit("register", &name, "").await?;
         Ok(cell)
     }
@@ -166,12 +167,13 @@ impl Gateway {
     ///
     /// # Errors
     /// There is no such endpoint, or it could not be remembered.
-    pub async fn remove_endpoint(&self, name: &str) -> Result<(), ApiError> {
+    pub async fn remove_endpoint(self: &Arc<Self>, name: &str) -> Result<(), ApiError> {
         let cell = self.cell(name)?;
         self.remember(name, &Change::Removed).await?;
         self.retire(&cell);
         let cells = self.board.topology().cells.iter().filter(|c| c.id != cell.id).cloned().collect();
         self.board.set(cells, &self.config().routes);
+        self.refresh_budgets().await;
         self.end_chaos(|t| t.is_on(&cell).then_some(EndedBy::EndpointRemoved)).await;
         self.audit("remove", name, "").await
     }

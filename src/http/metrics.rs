@@ -9,6 +9,7 @@
 //!
 //! It keeps nothing and decides nothing; who may read it is decided by whoever calls.
 
+mod budgets;
 mod chaos;
 mod streams;
 
@@ -52,6 +53,7 @@ struct Scrape {
     refusals: u64,
     retry_budget_spent: u64,
     streams: Streams,
+    money: budgets::Money,
     /// Seconds since 1970.
     started_s: f64,
     ledger: LedgerStatus,
@@ -72,6 +74,7 @@ impl Scrape {
             refusals: read(&counters.refusals),
             retry_budget_spent: read(&counters.retry_budget_spent),
             streams: Streams::of(gateway),
+            money: budgets::Money::of(gateway),
             started_s: gateway.started_at.0 as f64 / 1e6,
             ledger: gateway.ledger.status(),
             cells: gateway.board.topology().cells.clone(),
@@ -103,6 +106,7 @@ impl Scrape {
             self.retry_budget_spent,
         )?;
         self.streams.write(to)?;
+        self.money.write(to)?;
         to.descriptor("process_start_time_seconds", "When the gateway started, Unix time", MetricType::Gauge)?
             .encode_gauge(&self.started_s)
     }
@@ -287,7 +291,14 @@ mod tests {
             failovers: 6,
             refusals: 8,
             retry_budget_spent: 9,
-            streams: Streams { hedges: 21, hedges_won: 20, withheld: [22, 23, 24, 25] },
+            streams: Streams {
+                hedges: 21,
+                hedges_won: 20,
+                recovered: 31,
+                not_recovered: 32,
+                withheld: [22, 23, 24, 25, 26],
+            },
+            money: budgets::Money { budgets: vec![("team".into(), 1.5, 8.5)], overruns: 27, unsecured: 28 },
             started_s: 1_795_461_720.25,
             ledger: LedgerStatus {
                 waiting: 11,
@@ -369,7 +380,13 @@ mod tests {
             ("retry_budget_spent_total", 9.0),
             ("hedges_total", 21.0),
             ("hedges_won_total", 20.0),
+            ("budget_spent_usd{budget=\"team\"}", 1.5),
+            ("budget_left_usd{budget=\"team\"}", 8.5),
+            ("budget_overruns_total", 27.0),
+            ("budget_unsecured_total", 28.0),
             ("hedges_withheld_total{reason=\"retry_budget_under_half\"}", 23.0),
+            ("streams_recovered_total", 31.0),
+            ("streams_not_recovered_total", 32.0),
             ("process_start_time_seconds", 1_795_461_720.25),
             ("ledger_rows_waiting", 11.0),
             ("ledger_durable_seq", 1234.0),

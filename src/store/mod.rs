@@ -25,6 +25,7 @@ pub mod import;
 mod ledger;
 mod month;
 mod open;
+mod orphans;
 mod parquet;
 mod reader;
 mod records;
