@@ -173,6 +173,7 @@ fn planning(c: &mut Criterion) {
                     no_fallback: false,
                     complexity: None,
                     hard_budget: None,
+                    wish: None,
                     config: Arc::clone(&config),
                     look_only: false,
                 };

@@ -4,18 +4,18 @@
 //! publishes figures. While an actor is being restarted its cell stands as it was, and results wait in the inbox for the new one.
 
 use crate::actors::endpoint::EndpointActor;
+use crate::actors::line::Line;
 use crate::actors::messages::Wake;
 use crate::actors::meters::Meters;
 use crate::actors::topology::Topology;
 use crate::config::model::{EndpointConfig, RouteConfig};
-use crate::domain::gate::{Ask, Gate, Refusal, Ticket};
+use crate::domain::gate::Gate;
 use crate::domain::health::{EndpointHealth, Figures, Settle};
 use crate::domain::time::Ts;
 use actix::Addr;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use tokio::sync::Notify;
 
 /// Results that may wait for an actor.
 const INBOX: usize = 65_536;
@@ -39,6 +39,8 @@ pub struct ActorStatus {
     pub quarantined: bool,
     /// The vendor refused our key; why the endpoint is out.
     pub auth_failed: Option<Arc<str>>,
+    /// The failure domain that shuts it.
+    pub held_by: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -54,8 +56,8 @@ pub struct EndpointCell {
     saved: Mutex<Option<EndpointHealth>>,
     pub status: Mutex<ActorStatus>,
     pub meters: Meters,
-    /// Told whenever the gate may admit again: a call ended, or the breaker moved. Those who wait stand in line here.
-    pub room: Notify,
+    /// Where requests wait for a place.
+    pub line: Line,
     /// How many experiments run on it: what each attempt reads.
     pub chaos: AtomicU32,
 }
@@ -74,7 +76,7 @@ impl EndpointCell {
             saved: Mutex::new(Some(health)),
             status: Mutex::default(),
             meters: Meters::default(),
-            room: Notify::new(),
+            line: Line::default(),
             chaos: AtomicU32::new(0),
         })
     }
@@ -86,14 +88,6 @@ impl EndpointCell {
 
     pub fn set_config(&self, config: Arc<EndpointConfig>) {
         self.hot.lock().config = config;
-    }
-
-    /// Asks the gate for a place.
-    ///
-    /// # Errors
-    /// Why it refuses, and from when it may admit.
-    pub fn admit(&self, now: Ts, tokens: u64, ask: Ask) -> Result<Ticket, Refusal> {
-        self.hot.lock().gate.admit(now, tokens, ask)
     }
 
     #[must_use]

@@ -6,6 +6,7 @@ use crate::actors::messages::{Candidate, Plan, PlanRequest, Removed, RemovedWhy}
 use crate::actors::topology::RouteTable;
 use crate::domain::gate::Refusal;
 use crate::domain::intelligent;
+use crate::domain::slo::{self, Chance, Judged, Measured, Wish};
 use crate::domain::strategy::{self, CandidateFacts, Cursors, Order, Ranked, StrategyKind};
 use crate::domain::usage::Usage;
 use actix::{Actor, Context, Handler};
@@ -23,6 +24,8 @@ pub struct Coordinator {
     kept: Vec<(usize, Option<Refusal>)>,
     facts: Vec<CandidateFacts>,
     ranked: Vec<Ranked>,
+    /// One for each fact, if the request has a wish.
+    chances: Vec<Chance>,
 }
 
 struct OfRoute {
@@ -68,6 +71,7 @@ impl Coordinator {
             rule: None,
             explored: false,
             floor_missed: false,
+            slo: None,
             complexity: None,
             candidates: Vec::new(),
             removed,
@@ -92,6 +96,7 @@ impl Coordinator {
         plan.strategy = applied.strategy;
         plan.explored = applied.explored;
         plan.floor_missed = applied.floor_missed;
+        plan.slo = request.wish.map(|wish| self.rank_by_time(wish, order.settings.explore, roll));
         plan.candidates = self
             .ranked
             .iter()
@@ -99,7 +104,8 @@ impl Coordinator {
                 let slot = ranked.index as usize;
                 let (index, refusal) = self.kept.get(slot)?;
                 let facts = self.facts.get(slot)?;
-                Some(Candidate { index: *index, score: ranked.score, facts: *facts, refusal: *refusal })
+                let p_in_time = self.chances.get(slot).map(|chance| chance.p);
+                Some(Candidate { index: *index, score: ranked.score, facts: *facts, p_in_time, refusal: *refusal })
             })
             .collect();
         if request.no_fallback {
@@ -109,10 +115,18 @@ impl Coordinator {
         plan
     }
 
+    /// Puts those first that answer in time.
+    fn rank_by_time(&mut self, wish: Wish, explore: f32, roll: f64) -> Judged {
+        let Self { facts, ranked, chances, .. } = self;
+        let fact = |i: u32| facts.get(i as usize).map_or((false, None), |f| (!f.blocked, f.est_cost));
+        slo::order(wish, ranked, |r| r.index, chances, fact, explore, roll)
+    }
+
     /// Fills `kept` and `facts` with the route's candidates that may serve this request, and returns the others.
     fn collect(&mut self, request: &PlanRequest) -> Vec<Removed> {
         self.kept.clear();
         self.facts.clear();
+        self.chances.clear();
         let mut removed = Vec::new();
         let tokens = request.prompt_tokens.saturating_add(request.completion_tokens);
         let usage = Usage { input: request.prompt_tokens, output: request.completion_tokens, ..Usage::default() };
@@ -131,6 +145,10 @@ impl Coordinator {
             if let Some(why) = why {
                 removed.push(Removed { index, why });
                 continue;
+            }
+            if let Some(wish) = &request.wish {
+                let table = if wish.measured == Measured::FirstToken { &figures.ttft } else { &figures.latency };
+                self.chances.push(Chance::of(table, wish));
             }
             let refusal = gate.peek(request.now, tokens, true);
             self.facts.push(CandidateFacts {

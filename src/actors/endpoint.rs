@@ -5,7 +5,7 @@ use crate::actors::board::{EndpointCell, Hot};
 use crate::actors::events::{Event, Events};
 use crate::actors::ledger::{Item, LedgerHandle, StateWrite};
 use crate::actors::messages::{
-    Act, Child, Died, Observe, Observed, Operate, PanicNow, Probed, Reconfigured, Retire, Wake,
+    Act, Child, Died, MemberNews, News, Observe, Observed, Operate, PanicNow, Probed, Reconfigured, Retire, Wake,
 };
 use crate::actors::supervisor::Supervisor;
 use crate::clock;
@@ -27,6 +27,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const AUTH_PAUSE: Duration = Duration::from_secs(300);
 /// Refusals of our key in a row that take the endpoint out.
 const AUTH_FAILURES: u32 = 2;
+/// Connections lost in a row that count as a failed endpoint for its domain.
+const LOST_CONNECTIONS: u32 = 3;
 
 /// What every endpoint's actor is given.
 #[derive(Clone)]
@@ -43,6 +45,8 @@ pub struct EndpointActor {
     changed: bool,
     gathering: bool,
     auth_failures: u32,
+    /// Connections that failed in a row.
+    lost_connections: u32,
     breaker_timer: Option<(Ts, SpawnHandle)>,
     /// Last field: dropped after everything else, it tells the supervisor however this actor ended.
     _notice: DeathNotice,
@@ -60,6 +64,7 @@ impl EndpointActor {
             changed: false,
             gathering: false,
             auth_failures: 0,
+            lost_connections: 0,
             breaker_timer: None,
             _notice: notice,
         }
@@ -74,7 +79,11 @@ impl EndpointActor {
         for settle in &batch {
             match settle.outcome {
                 Outcome::AuthFailed => self.auth_failures += 1,
-                outcome if outcome.class().verdict == Verdict::Success => self.key_works(),
+                Outcome::ConnectFailed | Outcome::ConnectTimeout => self.connection_lost(settle.at),
+                outcome if outcome.class().verdict == Verdict::Success => {
+                    self.connected();
+                    self.key_works();
+                }
                 _ => {}
             }
             let moved = self.health.apply(settle.at, settle, fastrand::f64());
@@ -128,8 +137,34 @@ impl EndpointActor {
             }
             _ => tracing::info!(endpoint, from, to, epoch = t.epoch, cause, "breaker moved"),
         }
+        self.tell_domains(match t.to {
+            State::Open if t.from == State::Closed => Some(News::Down(clock::now())),
+            State::Closed | State::Disabled => Some(News::Up),
+            State::ForcedOpen => Some(News::Shut),
+            State::Open | State::HalfOpen => None,
+        });
         self.around.events.emit(|| Event::Transition { endpoint: Arc::clone(&self.cell.name), from, to, cause });
         self.checkpoint(true);
+    }
+
+    /// A refused or reset connection is a sign that comes long before the breaker's verdict where there is little traffic.
+    fn connection_lost(&mut self, at: Ts) {
+        self.lost_connections = self.lost_connections.saturating_add(1);
+        if self.lost_connections == LOST_CONNECTIONS {
+            self.tell_domains(Some(News::Down(at)));
+        }
+    }
+
+    fn connected(&mut self) {
+        if std::mem::take(&mut self.lost_connections) >= LOST_CONNECTIONS {
+            self.tell_domains(Some(News::Up));
+        }
+    }
+
+    fn tell_domains(&self, news: Option<News>) {
+        if let (Some(news), Some(supervisor)) = (news, self.around.supervisor.upgrade()) {
+            supervisor.do_send(MemberNews { id: self.cell.id, news });
+        }
     }
 
     /// Moves the gate, publishes the figures, saves the state for a successor, and sets the timer of the breaker's next move.
@@ -150,15 +185,19 @@ impl EndpointActor {
 
     fn move_gate(&self, now: Ts) {
         let (door, figures) = (self.health.breaker().door(now), self.health.figures(now));
-        let moved = {
+        let (moved, proved) = {
             let Hot { gate, figures: published, .. } = &mut *self.cell.hot.lock();
             let before = gate.door();
             gate.set_door(door);
             *published = figures;
-            before != gate.door()
+            (before != gate.door(), gate.take_proof())
         };
+        if proved {
+            self.tell_domains(Some(News::Up));
+        }
+        self.cell.serve_line(now);
         if moved {
-            self.cell.room.notify_waiters();
+            self.cell.tell_line();
         }
     }
 

@@ -49,6 +49,13 @@ pub enum Event {
         what: &'static str,
         detail: String,
     },
+    /// A failure domain opened for the rest of its members, or closed.
+    Domain {
+        domain: Arc<str>,
+        is_open: bool,
+        down: usize,
+        members: usize,
+    },
 }
 
 #[derive(Clone, Debug)]

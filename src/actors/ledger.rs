@@ -7,6 +7,7 @@
 
 use crate::actors::endpoint::DeathNotice;
 use crate::actors::messages::{Commit, StallNow};
+use crate::actors::upkeep::Upkeep;
 use crate::clock;
 use crate::config::model::{Durability, OnStoreFailure};
 use crate::domain::ledger::Entry;
@@ -127,6 +128,7 @@ struct Shared {
     lost_rows: AtomicU64,
     commits: AtomicU64,
     failing: Mutex<Option<String>>,
+    upkeep: Mutex<Upkeep>,
 }
 
 /// Shared by everybody who has something to write.
@@ -157,7 +159,15 @@ impl LedgerHandle {
             lost_rows: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             failing: Mutex::default(),
+            upkeep: Mutex::default(),
         }))
+    }
+
+    /// Removes whole months that are older than `keep` from now on, at the next tick and then once a day.
+    #[must_use]
+    pub fn keeping(self, keep: Option<Duration>) -> Self {
+        *self.0.upkeep.lock() = Upkeep::new(keep);
+        self
     }
 
     /// Queues an item; nobody waits for it.
@@ -309,11 +319,11 @@ impl LedgerHandle {
     }
 
     fn tick(&self) {
-        let idle = self.0.failing.lock().is_none();
-        if let (true, Some(writer)) = (idle, self.0.writer.lock().as_mut())
-            && let Err(e) = writer.tick(clock::wall())
-        {
-            self.failed(&e.to_string());
+        let (now, mut slot) = (clock::wall(), self.0.writer.lock());
+        let Some(writer) = slot.as_mut().filter(|_| self.0.failing.lock().is_none()) else { return };
+        match writer.tick(now) {
+            Ok(()) => self.0.upkeep.lock().look(writer, now),
+            Err(e) => self.failed(&e.to_string()),
         }
     }
 

@@ -5,11 +5,13 @@ use crate::actors::topology::RouteTable;
 use crate::config::model::Config;
 use crate::domain::breaker::BreakerView;
 use crate::domain::complexity::Classified;
+use crate::domain::domains::DomainSettings;
 use crate::domain::gate::Refusal;
 use crate::domain::health::Totals;
 use crate::domain::intelligent::RequestHints;
 use crate::domain::latency::Summary;
 use crate::domain::money::NanoUsd;
+use crate::domain::slo::{Judged, Wish};
 use crate::domain::strategy::{CandidateFacts, StrategyKind};
 use crate::domain::time::Ts;
 use actix::Message;
@@ -110,6 +112,29 @@ pub struct Adopt(pub Arc<EndpointCell>);
 #[rtype(result = "()")]
 pub struct Release(pub u32);
 
+/// What an endpoint's failure domains should know.
+#[derive(Message, Clone, Copy, Debug, PartialEq, Eq)]
+#[rtype(result = "()")]
+pub struct MemberNews {
+    pub id: u32,
+    pub news: News,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Its breaker opened, or several connections in a row failed, at this time.
+    Down(Ts),
+    /// It was seen working.
+    Up,
+    /// An operator has shut it.
+    Shut,
+}
+
+/// When failure domains open. Each endpoint's domains are read again from its cell.
+#[derive(Message, Clone, Copy, Debug, PartialEq)]
+#[rtype(result = "()")]
+pub struct DomainRules(pub DomainSettings);
+
 /// Stop watching everything: the process ends.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -136,6 +161,8 @@ pub struct PlanRequest {
     /// A hard budget that applies: no candidate may be without a price.
     pub hard_budget: Option<Arc<str>>,
     pub config: Arc<Config>,
+    /// The time that its candidates are ranked by.
+    pub wish: Option<Wish>,
     /// Nothing will be sent: whose turn it is stays as it is.
     pub look_only: bool,
 }
@@ -151,6 +178,8 @@ pub struct Plan {
     pub explored: bool,
     /// No open candidate is as good as the rule wants.
     pub floor_missed: bool,
+    /// How the ranking by time came about, if there was a wish.
+    pub slo: Option<Judged>,
     pub complexity: Option<Classified>,
     /// Best first.
     pub candidates: Vec<Candidate>,
@@ -163,6 +192,8 @@ pub struct Candidate {
     pub index: usize,
     pub score: f32,
     pub facts: CandidateFacts,
+    /// Probability that it answers in time, if there was a wish.
+    pub p_in_time: Option<f32>,
     /// Its gate would refuse now.
     pub refusal: Option<Refusal>,
 }

@@ -43,6 +43,8 @@ pub struct Meters {
     pub unpriced: AtomicU64,
     pub transitions: AtomicU64,
     pub restarts: AtomicU64,
+    /// Times that a failure domain shut the endpoint.
+    pub holds: AtomicU64,
     /// Results that found the inbox full.
     pub lost_settles: AtomicU64,
 }

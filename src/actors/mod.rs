@@ -3,11 +3,14 @@
 
 pub mod board;
 pub mod coordinator;
+pub mod domains;
 pub mod endpoint;
 pub mod events;
 pub mod ledger;
+pub mod line;
 pub mod messages;
 pub mod meters;
 pub mod permit;
 pub mod supervisor;
 pub mod topology;
+mod upkeep;

@@ -6,6 +6,7 @@ use crate::domain::gate::{Ask, PauseReason, Refusal, Ticket};
 use crate::domain::health::Settle;
 use crate::domain::money::NanoUsd;
 use crate::domain::outcome::{Outcome, Reserved, Verdict};
+use crate::domain::queue::Priority;
 use crate::domain::time::{Ts, micros};
 use crate::domain::usage::Usage;
 use std::sync::Arc;
@@ -34,13 +35,32 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Asks `cell`'s gate.
+    /// Asks `cell`'s gate, for a request of the usual priority.
     ///
     /// # Errors
     /// The gate's refusal.
     pub fn take(cell: &Arc<EndpointCell>, now: Ts, tokens: u64, ask: Ask) -> Result<Self, Refusal> {
-        let ticket = cell.admit(now, tokens, ask)?;
-        Ok(Self { cell: Arc::clone(cell), ticket: Some(ticket), started: now })
+        Self::take_as(cell, now, tokens, ask, Priority::Normal)
+    }
+
+    /// Asks `cell`'s gate, behind those who wait unless they are of a lower class.
+    ///
+    /// # Errors
+    /// The gate's refusal.
+    pub fn take_as(
+        cell: &Arc<EndpointCell>,
+        now: Ts,
+        tokens: u64,
+        ask: Ask,
+        priority: Priority,
+    ) -> Result<Self, Refusal> {
+        let ticket = cell.admit(now, tokens, ask, priority)?;
+        Ok(Self::given(cell, ticket, now))
+    }
+
+    /// A permit for a ticket of `cell`'s gate.
+    pub(super) fn given(cell: &Arc<EndpointCell>, ticket: Ticket, now: Ts) -> Self {
+        Self { cell: Arc::clone(cell), ticket: Some(ticket), started: now }
     }
 
     #[must_use]
@@ -53,23 +73,36 @@ impl Permit {
         self.started
     }
 
+    /// Whether the gate still stands by it. A permit that was handed over may be old by the moment it takes to wake up.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| self.cell.hot.lock().gate.honours(ticket))
+    }
+
     /// Reports how the call ended, at `now`.
     pub fn finish(mut self, now: Ts, report: &Report) {
         self.settle(now, report);
+    }
+
+    /// The same permit for a call that begins only at `now`.
+    #[must_use]
+    pub fn starting_at(mut self, now: Ts) -> Self {
+        self.started = now;
+        self
     }
 
     /// Gives the permit back: nothing was sent with it.
     pub fn give_back(mut self, now: Ts) {
         if let Some(ticket) = self.ticket.take() {
             self.cell.hot.lock().gate.release_unjudged(now, ticket, Reserved::Refund, None);
-            self.cell.room.notify_one();
+            self.cell.serve_line(now);
         }
     }
 
     fn settle(&mut self, now: Ts, report: &Report) {
         let Some(ticket) = self.ticket.take() else { return };
         let class = report.outcome.class();
-        let (epoch, probe) = (ticket.epoch, ticket.probe);
+        let (epoch, probe, held) = (ticket.epoch, ticket.probe, ticket.held);
         {
             let mut hot = self.cell.hot.lock();
             let used = (report.usage.total() > 0).then(|| report.usage.total());
@@ -86,6 +119,9 @@ impl Permit {
                 let reserved = if used.is_some() { Reserved::Settle } else { class.reserved };
                 hot.gate.release(now, ticket, reserved, used);
             }
+            if held && class.verdict == Verdict::Success {
+                hot.gate.prove();
+            }
             match (report.outcome, report.retry_after) {
                 (Outcome::RateLimited, retry_after) => {
                     hot.gate.on_rate_limited(now, retry_after);
@@ -99,8 +135,7 @@ impl Permit {
                 _ => {}
             }
         }
-        // Kept for the next to come when nobody waits, who then looks once more than needed: no wake-up is ever lost.
-        self.cell.room.notify_one();
+        self.cell.serve_line(now);
         let latency_us = micros(now.since(self.started));
         self.cell.meters.attempt(report.outcome, latency_us, report.ttft_us, &report.usage, report.cost);
         let settle = Settle {
@@ -113,7 +148,7 @@ impl Permit {
             cost: report.cost.unwrap_or_default(),
             usage: report.usage,
         };
-        self.cell.settle(settle, probe || class.verdict != Verdict::Success);
+        self.cell.settle(settle, probe || held || class.verdict != Verdict::Success);
     }
 }
 

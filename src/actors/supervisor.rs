@@ -8,6 +8,7 @@
 //!   pause.
 
 use crate::actors::board::EndpointCell;
+use crate::actors::domains::DomainWatch;
 use crate::actors::endpoint::{DeathNotice, EndpointActor, Surroundings};
 use crate::actors::events::{Event, Events};
 use crate::actors::ledger::{LedgerActor, LedgerHandle};
@@ -40,19 +41,20 @@ impl Deaths {
     }
 }
 
-struct Ward {
-    cell: Arc<EndpointCell>,
+pub(super) struct Ward {
+    pub(super) cell: Arc<EndpointCell>,
     generation: u64,
     deaths: Deaths,
 }
 
 pub struct Supervisor {
-    wards: HashMap<u32, Ward>,
+    pub(super) wards: HashMap<u32, Ward>,
+    pub(super) watch: DomainWatch,
     ledger: LedgerHandle,
     ledger_arbiter: ArbiterHandle,
     ledger_generation: u64,
     ledger_deaths: Deaths,
-    events: Events,
+    pub(super) events: Events,
     standing_down: bool,
 }
 
@@ -62,6 +64,7 @@ impl Supervisor {
     pub fn new(ledger: LedgerHandle, ledger_arbiter: ArbiterHandle, events: Events) -> Self {
         Self {
             wards: HashMap::new(),
+            watch: DomainWatch::default(),
             ledger,
             ledger_arbiter,
             ledger_generation: 0,
@@ -147,12 +150,14 @@ impl Handler<Adopt> for Supervisor {
         let generation = self.wards.get(&id).map_or(0, |w| w.generation);
         self.wards.insert(id, Ward { cell, generation, deaths: Deaths::default() });
         self.start_endpoint(id, ctx);
+        self.join_domains(id, ctx);
     }
 }
 
 impl Handler<Release> for Supervisor {
     type Result = ();
-    fn handle(&mut self, Release(id): Release, _: &mut Self::Context) {
+    fn handle(&mut self, Release(id): Release, ctx: &mut Self::Context) {
+        self.leave_domains(id, ctx);
         self.wards.remove(&id);
     }
 }

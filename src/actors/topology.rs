@@ -7,6 +7,7 @@ use crate::actors::board::EndpointCell;
 use crate::config::model::RouteConfig;
 use crate::domain::hedge::{HedgeSettings, Hedging};
 use crate::domain::settings::RetrySettings;
+use crate::domain::slo::Slo;
 use crate::domain::strategy::StrategyKind;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -35,6 +36,8 @@ pub struct RouteTable {
     pub hedge: Option<Arc<Mutex<Hedging>>>,
     /// Another endpoint goes on with a stream that broke off.
     pub recover: bool,
+    /// The first token that its streams wish for.
+    pub slo: Option<Slo>,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +70,7 @@ impl Topology {
                 deadline: route.deadline,
                 hedge: route.hedge.map(|settings| former.hedging(&route.name, settings)),
                 recover: route.recover,
+                slo: route.slo,
             });
         }
         let direct = |name: &Arc<str>, kind, cells| RouteTable {
@@ -78,6 +82,7 @@ impl Topology {
             deadline: None,
             hedge: None,
             recover: false,
+            slo: None,
         };
         for cell in &cells {
             built.add(direct(&cell.name, NameKind::Endpoint, vec![Arc::clone(cell)]));

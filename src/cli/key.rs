@@ -9,6 +9,7 @@ use crate::clock;
 use crate::domain::budget::period::Zone;
 use crate::domain::budget::{self, Terms};
 use crate::domain::key::{KeySecret, VirtualKey};
+use crate::domain::queue::Priority;
 use crate::domain::time::Wall;
 use crate::store::{Area, StateStore};
 use reqwest::Method;
@@ -48,6 +49,9 @@ struct CreateArgs {
     /// Tokens per minute.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     tpm: Option<u64>,
+    /// How urgent its requests are while they wait for a place: high, normal or low.
+    #[arg(long, value_parser = priority_of, default_value = "normal")]
+    priority: Priority,
     /// Goes into each ledger row; can be given several times.
     #[arg(long = "tag", value_name = "K=V", value_parser = tag_of)]
     tags: Vec<(String, String)>,
@@ -110,6 +114,10 @@ fn zone_of(text: &str) -> Result<String, String> {
     Zone::parse(text).map(|zone| zone.name().to_owned())
 }
 
+fn priority_of(text: &str) -> Result<Priority, String> {
+    Priority::parse(text).ok_or_else(|| "must be high, normal or low".into())
+}
+
 impl CreateArgs {
     fn terms(&self) -> Result<Option<Terms>, Exit> {
         let (period, zone, mode) = (Some(&*self.period), Some(&*self.timezone), Some(&*self.budget_mode));
@@ -146,7 +154,7 @@ fn create(args: &CreateArgs) -> Result<Exit, Exit> {
     let budget = args.terms()?;
     let made: Value = if let Some(url) = &args.place.url {
         let wanted = json!({
-            "name": args.name, "models": args.models, "rpm": args.rpm, "tpm": args.tpm, "tags": tags,
+            "name": args.name, "models": args.models, "rpm": args.rpm, "tpm": args.tpm, "priority": args.priority.as_str(), "tags": tags,
             "budget": budget.map(|b| json!({
                 "amount_usd": b.amount.to_string(), "period": b.period.as_str(), "timezone": b.timezone.name(), "mode": b.mode.as_str(),
             })),
@@ -165,6 +173,7 @@ fn create(args: &CreateArgs) -> Result<Exit, Exit> {
             models: args.models.clone(),
             rpm: args.rpm,
             tpm: args.tpm,
+            priority: args.priority,
             tags,
             budget,
             created_at: clock::wall(),
@@ -306,6 +315,9 @@ mod tests {
         let (keys, audited) = stored(&path);
         assert_eq!(keys.iter().filter(|key| key.revoked).map(|key| &key.id).collect::<Vec<_>>(), [&made.id]);
         assert_eq!(audited, 3);
+        let urgent = ["create", "--store", &name, "--name", "c", "--priority", "high"];
+        assert_eq!(key(&urgent), Exit::Done);
+        assert_eq!(stored(&path).0.iter().filter(|key| key.priority == Priority::High).count(), 1);
         for format in ["table", "json"] {
             assert_eq!(key(&["list", "--store", &name, "--format", format]), Exit::Done);
         }
@@ -318,6 +330,7 @@ mod tests {
         for words in [
             &["create", "--name", ""][..],
             &["create", "--name", "a", "--rpm", "0"],
+            &["create", "--name", "a", "--priority", "urgent"],
             &["create", "--name", "a", "--tag", "novalue"],
             &["create", "--name", "a", "--expires-at", "soon"],
             &["revoke", "../endpoints/a"],

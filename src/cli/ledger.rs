@@ -4,6 +4,7 @@
 //! ends `verify` in exit code 3.
 
 mod accounts;
+mod compact;
 mod export;
 mod reconcile;
 mod report;
@@ -17,7 +18,7 @@ use super::{Exit, say};
 use crate::domain::sums::TimeRange;
 use crate::domain::time::Wall;
 use std::io::{self, ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const ROWS_A_STEP: u64 = 4_096;
 
@@ -37,7 +38,9 @@ enum LedgerCommand {
     Report(report::ReportArgs),
     /// What the same tokens would have cost on one endpoint or model.
     Savings(accounts::SavingsArgs),
-    /// Check the chain of hashes: nothing changed, removed, added or cut off.
+    /// Remove old rows and give their disk space back; their sums stay.
+    Compact(compact::CompactArgs),
+    /// Check the chain of hashes and its signatures: nothing changed, removed, added or cut off.
     Verify(verify::VerifyArgs),
 }
 
@@ -82,6 +85,7 @@ pub fn run(args: &LedgerArgs) -> Exit {
         LedgerCommand::Reconcile(args) => reconcile::reconcile(args),
         LedgerCommand::Report(args) => report::report(args),
         LedgerCommand::Savings(args) => accounts::savings(args),
+        LedgerCommand::Compact(args) => compact::compact(args),
         LedgerCommand::Verify(args) => verify::verify(args),
     };
     ended.unwrap_or_else(|exit| exit)
@@ -91,6 +95,13 @@ pub fn run(args: &LedgerArgs) -> Exit {
 fn failed(why: impl std::fmt::Display) -> Exit {
     say(&why.to_string());
     Exit::Failed
+}
+
+/// Where an export's checkpoint is kept: beside it.
+fn sidecar(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".sig");
+    name.into()
 }
 
 fn is_broken_pipe(error: &io::Error) -> bool {

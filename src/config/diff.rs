@@ -16,6 +16,7 @@ pub enum Block {
     Endpoint,
     Route,
     RetryBudget,
+    Domains,
     Intelligent,
     Strategies,
     Budgets,
@@ -54,6 +55,7 @@ impl fmt::Display for Change {
             Block::Endpoint => "endpoint",
             Block::Route => "route",
             Block::RetryBudget => "retry_budget",
+            Block::Domains => "domains",
             Block::Intelligent => "intelligent",
             Block::Strategies => "strategies",
             Block::Budgets => "budgets",
@@ -93,12 +95,14 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     once(
         &mut changes,
         Block::Server,
-        differing!(s, t, body_limit, max_in_flight, drain, deadline, metrics_auth),
+        differing!(s, t, body_limit, max_in_flight, max_waiting, drain, deadline, metrics_auth),
         false,
     );
-    once(&mut changes, Block::Store, differing!(&old.store, &new.store, path, durability, on_failure), true);
+    once(&mut changes, Block::Store, differing!(&old.store, &new.store, path, durability, on_failure, retention), true);
     let retries = differing!(&old.retry_budget, &new.retry_budget, ratio, min_per_second, window);
     once(&mut changes, Block::RetryBudget, retries, false);
+    let domains = differing!(&old.domains, &new.domains, share, minimum, within, open_for, max_open_for);
+    once(&mut changes, Block::Domains, domains, false);
     let fields = differing!(
         &*old.intelligent,
         &*new.intelligent,
@@ -141,7 +145,7 @@ fn endpoint(old: &EndpointConfig, new: &EndpointConfig) -> Vec<&'static str> {
 }
 
 fn route(old: &RouteConfig, new: &RouteConfig) -> Vec<&'static str> {
-    differing!(old, new, strategy, endpoints, retry, deadline, hedge, recover, budget)
+    differing!(old, new, strategy, endpoints, retry, deadline, hedge, recover, slo, budget)
 }
 
 fn budget(old: &Budget, new: &Budget) -> Vec<&'static str> {

@@ -198,6 +198,7 @@ fn breaker(s: &mut Section<'_>, c: &mut BreakerSettings) {
     s.set("half_open_successes", &mut c.half_open_successes, whole(1, 1000));
     s.set("half_open_for", &mut c.half_open_for, duration(MS, DAY));
     s.set("ramp", &mut c.ramp, duration(Duration::ZERO, HOUR));
+    s.set("reopen_wait", &mut c.reopen_wait, duration(Duration::ZERO, HOUR));
     if c.open_for > c.max_open_for && (s.has("open_for") || s.has("max_open_for")) {
         let (first, longest) = (scalar::format_duration(c.open_for), scalar::format_duration(c.max_open_for));
         s.fault(format!("`open_for` ({first}) is longer than `max_open_for` ({longest}); expected at most that"));

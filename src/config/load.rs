@@ -100,6 +100,7 @@ fn read(root: &mut Section<'_>) -> Config {
     let server = server::server(root);
     let store = server::store(root);
     let retry_budget = server::retry_budget(root);
+    let domains = server::domains(root);
     let intelligent = Arc::new(intelligent::read(root));
     let ranking = intelligent::ranking(root);
     let (endpoint_defaults, route_defaults) = defaults(root);
@@ -128,6 +129,7 @@ fn read(root: &mut Section<'_>) -> Config {
         routes,
         budgets,
         retry_budget,
+        domains,
         intelligent,
         ranking,
         chaos,

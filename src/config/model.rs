@@ -5,12 +5,14 @@ use crate::config::fault::Fault;
 use crate::config::secret::Secret;
 use crate::domain::budget::{Budget, Scope, Terms};
 use crate::domain::chaos::Experiment;
+use crate::domain::domains::DomainSettings;
 use crate::domain::hedge::HedgeSettings;
 use crate::domain::intelligent::IntelligentSettings;
 use crate::domain::price::Price;
 use crate::domain::settings::{
     BreakerSettings, LimitSettings, ProbeSettings, RetryBudgetSettings, RetrySettings, TimeoutSettings,
 };
+use crate::domain::slo::Slo;
 use crate::domain::strategy::{RankSettings, StrategyKind};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,6 +31,7 @@ pub struct Config {
     pub routes: Vec<Arc<RouteConfig>>,
     pub budgets: BudgetConfig,
     pub retry_budget: RetryBudgetSettings,
+    pub domains: DomainSettings,
     pub intelligent: Arc<IntelligentSettings>,
     pub ranking: RankSettings,
     pub chaos: ChaosConfig,
@@ -51,6 +54,8 @@ pub struct ServerConfig {
     pub workers: Option<usize>,
     /// Requests in flight in the whole process.
     pub max_in_flight: u32,
+    /// Requests that may wait for a place at an endpoint, of those in flight.
+    pub max_waiting: usize,
     /// Deadline of a request that names none.
     pub deadline: Duration,
     /// Whether `/metrics` needs the admin token.
@@ -68,6 +73,7 @@ impl Default for ServerConfig {
             drain: Duration::from_secs(30),
             workers: None,
             max_in_flight: 1000,
+            max_waiting: 1000,
             deadline: Duration::from_secs(600),
             metrics_auth: false,
         }
@@ -91,6 +97,14 @@ pub struct StoreConfig {
     pub path: PathBuf,
     pub durability: Durability,
     pub on_failure: OnStoreFailure,
+    pub retention: Retention,
+}
+
+/// What is kept of the ledger; its sums always are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// For how long rows are kept; `None`: for ever.
+    pub rows: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,6 +223,8 @@ pub struct RouteConfig {
     pub hedge: Option<HedgeSettings>,
     /// Whether another endpoint goes on with a stream that broke off.
     pub recover: bool,
+    /// `None`: no wish for the first token.
+    pub slo: Option<Slo>,
     pub budget: Option<Terms>,
 }
 

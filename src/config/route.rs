@@ -7,6 +7,7 @@ use crate::config::scalar::{self, Allowed, duration, format_duration, share, who
 use crate::config::tree::Scalar;
 use crate::domain::hedge::{HedgeAfter, HedgeSettings};
 use crate::domain::settings::RetrySettings;
+use crate::domain::slo::{DEFAULT_TARGET, Slo};
 use crate::domain::strategy::StrategyKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub struct RouteDefaults {
     pub deadline: Option<Duration>,
     pub hedge: Option<HedgeSettings>,
     pub recover: bool,
+    pub slo: Option<Slo>,
 }
 
 /// Reads one route; `endpoints` are all names that it may list.
@@ -44,6 +46,7 @@ pub fn read(name: &str, field: &Field<'_>, endpoints: &[Arc<str>], base: &RouteD
         deadline: settings.deadline,
         hedge: settings.hedge,
         recover: settings.recover,
+        slo: settings.slo,
         budget,
     })
 }
@@ -61,6 +64,9 @@ pub fn settings(s: &mut Section<'_>, base: &RouteDefaults) -> RouteDefaults {
         }
     }
     s.set_or_none("deadline", &mut c.deadline, duration(MS, DAY));
+    if let Some(field) = s.field("slo") {
+        c.slo = if field.is_null() { None } else { slo(&field, base.slo) };
+    }
     if let Some(field) = s.field("hedge") {
         c.hedge = hedge(&field, base.hedge);
     }
@@ -95,6 +101,17 @@ fn hedge_after(s: &Scalar) -> Result<HedgeAfter, Allowed> {
     let fixed = || scalar::parse_duration(&s.text).filter(|d| (MS..=HOUR).contains(d)).map(HedgeAfter::Fixed);
     let after = percentile.map(HedgeAfter::Percentile).or_else(fixed);
     after.ok_or_else(|| "a percentile from p1 to p99, or a duration from 1ms to 1h".into())
+}
+
+fn slo(field: &Field<'_>, base: Option<Slo>) -> Option<Slo> {
+    let mut s = field.section()?;
+    let (mut ttft, mut target) = (base.map(|slo| slo.ttft), f64::from(base.map_or(DEFAULT_TARGET, |slo| slo.target)));
+    s.set_or_none("ttft", &mut ttft, duration(MS, DAY));
+    s.set("target", &mut target, share(0.0, true));
+    if ttft.is_none() {
+        s.fault("`ttft` is missing; expected a duration such as 2s, or `slo: null`".into());
+    }
+    ttft.map(|ttft| Slo { ttft, target: target as f32 })
 }
 
 fn members(field: &Field<'_>, endpoints: &[Arc<str>]) -> Option<Vec<Arc<str>>> {

@@ -100,6 +100,7 @@ pub fn endpoint_to_json(e: &EndpointConfig) -> Value {
             "half_open_successes": b.half_open_successes,
             "half_open_for": format_duration(b.half_open_for),
             "ramp": format_duration(b.ramp),
+            "reopen_wait": format_duration(b.reopen_wait),
         },
         "probe": match &e.probe {
             ProbeSettings::Off => json!("off"),
@@ -229,6 +230,7 @@ mod tests {
             e.breaker.jitter = share(1);
             e.quality = share(2);
             e.breaker.ramp = dur(2);
+            e.breaker.reopen_wait = dur(4);
             e.breaker.minimum_calls = numbers[1];
             let interval = dur(3) + std::time::Duration::from_secs(1);
             e.probe = match probe {

@@ -1,10 +1,11 @@
-//! The `server`, `store` and `retry_budget` blocks.
+//! The `server`, `store`, `retry_budget` and `domains` blocks.
 
 use crate::config::address;
-use crate::config::model::{AuthMode, Durability, OnStoreFailure, ServerConfig, StoreConfig, TlsFiles};
+use crate::config::model::{AuthMode, Durability, OnStoreFailure, Retention, ServerConfig, StoreConfig, TlsFiles};
 use crate::config::reader::{Field, Section};
-use crate::config::scalar::{decimal, duration, share, size, whole, word, yes_or_no};
+use crate::config::scalar::{decimal, duration, format_duration, parse_days, share, size, whole, word, yes_or_no};
 use crate::config::tree::Scalar;
+use crate::domain::domains::DomainSettings;
 use crate::domain::settings::RetryBudgetSettings;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,7 @@ pub fn server(root: &mut Section<'_>) -> ServerConfig {
     s.set("drain", &mut c.drain, duration(Duration::ZERO, HOUR));
     s.set_or_none("workers", &mut c.workers, whole(1, 256));
     s.set("max_in_flight", &mut c.max_in_flight, whole(1, 1_000_000));
+    s.set("max_waiting", &mut c.max_waiting, whole(0, 1_000_000));
     s.set("deadline", &mut c.deadline, duration(MS, HOUR * 24));
     s.set("metrics_auth", &mut c.metrics_auth, yes_or_no);
     c
@@ -77,6 +79,15 @@ fn path(s: &Scalar, base_dir: &Path) -> Result<PathBuf, String> {
     Ok(base_dir.join(&s.text))
 }
 
+fn days_or_null(s: &Scalar) -> Result<Option<Duration>, String> {
+    if s.is_null() {
+        return Ok(None);
+    }
+    parse_days(&s.text)
+        .map(Some)
+        .ok_or_else(|| "whole days from 1d to 36500d, such as 400d, or null to keep all".into())
+}
+
 /// Reads `store` at the top of the file.
 pub fn store(root: &mut Section<'_>) -> StoreConfig {
     let base_dir = root.src.base_dir;
@@ -84,6 +95,7 @@ pub fn store(root: &mut Section<'_>) -> StoreConfig {
         path: base_dir.join("data/state"),
         durability: Durability::Group,
         on_failure: OnStoreFailure::ServeAndCount,
+        retention: Retention::default(),
     };
     let Some(mut s) = root.section("store") else { return c };
     s.set("path", &mut c.path, |s| path(s, base_dir));
@@ -99,6 +111,9 @@ pub fn store(root: &mut Section<'_>) -> StoreConfig {
         _ => None,
     });
     s.set("on_failure", &mut c.on_failure, on_failure);
+    if let Some(mut retention) = s.section("retention") {
+        retention.set("rows", &mut c.retention.rows, days_or_null);
+    }
     c
 }
 
@@ -109,5 +124,21 @@ pub fn retry_budget(root: &mut Section<'_>) -> RetryBudgetSettings {
     s.set("ratio", &mut c.ratio, share(0.0, false));
     s.set("min_per_second", &mut c.min_per_second, decimal(1e6));
     s.set("window", &mut c.window, duration(SECOND, HOUR));
+    c
+}
+
+/// Reads `domains` at the top of the file.
+pub fn domains(root: &mut Section<'_>) -> DomainSettings {
+    let mut c = DomainSettings::default();
+    let Some(mut s) = root.section("domains") else { return c };
+    s.set("share", &mut c.share, share(0.0, true));
+    s.set("minimum", &mut c.minimum, whole(1, 1_000_000));
+    s.set("within", &mut c.within, duration(MS, HOUR));
+    s.set("open_for", &mut c.open_for, duration(MS, HOUR));
+    s.set("max_open_for", &mut c.max_open_for, duration(MS, HOUR));
+    if c.open_for > c.max_open_for {
+        let (first, longest) = (format_duration(c.open_for), format_duration(c.max_open_for));
+        s.fault(format!("`open_for` ({first}) is longer than `max_open_for` ({longest}); expected at most that"));
+    }
     c
 }

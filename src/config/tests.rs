@@ -38,11 +38,11 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
     let cases = [
         (
             "server: {lsiten: 127.0.0.1:80}",
-            "c.yaml:1:10: server.lsiten: unknown key, did you mean `listen`?; allowed: admin_listen, auth, body_limit, deadline, drain, listen, max_in_flight, metrics_auth, tls, workers",
+            "c.yaml:1:10: server.lsiten: unknown key, did you mean `listen`?; allowed: admin_listen, auth, body_limit, deadline, drain, listen, max_in_flight, max_waiting, metrics_auth, tls, workers",
         ),
         (
             "colour: red",
-            "c.yaml:1:1: colour: unknown key; allowed: budget_ceiling_tokens, budget_wait, budgets, chaos, defaults, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
+            "c.yaml:1:1: colour: unknown key; allowed: budget_ceiling_tokens, budget_wait, budgets, chaos, defaults, domains, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
         ),
         (
             "server: {listen: localhost}",
@@ -228,6 +228,10 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
              c.yaml:6:73: routes.r.hedge.max_extra: `0` is not allowed; expected a share above 0 to 1, such as 0.5",
         ),
         (
+            "+routes:\n  r: {strategy: priority, endpoints: [a], slo: {target: 0.9}}",
+            "c.yaml:6:43: routes.r.slo: `ttft` is missing; expected a duration such as 2s, or `slo: null`",
+        ),
+        (
             "+routes:\n  r: {strategy: priority, endpoints: [a], hedge: on}",
             "c.yaml:6:50: routes.r.hedge: `on` is not allowed; expected {after, floor, max_extra}, or off",
         ),
@@ -245,7 +249,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "defaults: {provider: p}",
-            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, recover, retry, timeouts, weight",
+            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, recover, retry, slo, timeouts, weight",
         ),
         ("", "c.yaml: is empty; it must hold a map of keys"),
         ("just text", "c.yaml:1:1: a single value stands here; expected a map of keys"),

@@ -4,6 +4,7 @@
 pub mod fault;
 pub mod members;
 pub mod openai;
+pub mod remaining;
 pub mod retry_after;
 pub mod sse;
 pub mod upstream;

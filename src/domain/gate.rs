@@ -10,6 +10,8 @@
 //! - While probing, a ticket that may probe takes a permit. A result that says nothing about health gives it back; a permit of
 //!   an earlier epoch is never given back to a later one. A permit that never comes back is the breaker's business: its
 //!   half-open period ends.
+//! - A hold shuts an endpoint for the sake of its failure domain: it lets one probe through, and stands until somebody else lifts
+//!   it. It counts only while the door itself lets requests in.
 //! - A pause's end only moves later, per reason; other reasons stay in force beside it.
 //! - Tokens are reserved on admission and settled on release. Debt is possible, see [`Bucket`].
 //! - A rate learnt from 429s takes the place of the configured one as long as it is lower, see [`RateLearner`].
@@ -40,6 +42,9 @@ const ACTOR_GRACE: Duration = Duration::from_millis(2);
 #[derive(Clone, Debug)]
 pub struct Gate {
     door: Door,
+    hold: Option<Hold>,
+    /// A probe under a hold has succeeded, and nobody has asked yet.
+    proved: bool,
     /// The latest of `pauses`, for the quick question.
     paused_until: Ts,
     /// By [`PauseReason`]; a moment that has passed is no pause.
@@ -56,12 +61,31 @@ pub struct Gate {
     serial: u64,
 }
 
+/// Shut for the sake of a failure domain.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    since: Ts,
+    until: Ts,
+    probe_left: bool,
+}
+
+/// How a request is let in.
+struct Pass {
+    epoch: u64,
+    /// Of a half-open breaker.
+    probe: bool,
+    /// Of a failure domain that is open.
+    held: bool,
+}
+
 impl Gate {
     /// An open gate with full buckets; its epoch is the one of a new breaker.
     #[must_use]
     pub fn new(limits: &LimitSettings, now: Ts) -> Self {
         Self {
             door: Door::Open { epoch: 1 },
+            hold: None,
+            proved: false,
             paused_until: Ts(0),
             pauses: [Ts(0); PauseReason::ALL.len()],
             in_flight: 0,
@@ -83,7 +107,10 @@ impl Gate {
         if self.learner.has_learnt() && now >= self.learn_step {
             self.apply_learnt(now);
         }
-        let (epoch, probe) = self.check(now, tokens, ask)?;
+        let Pass { epoch, probe, held } = self.check(now, tokens, ask)?;
+        if let Some(hold) = self.hold.as_mut().filter(|_| held) {
+            hold.probe_left = false;
+        }
         if let Door::Probing { left, .. } = &mut self.door {
             *left = left.saturating_sub(1);
         }
@@ -96,7 +123,7 @@ impl Gate {
         self.learner.on_admitted(now);
         self.in_flight = self.in_flight.saturating_add(1);
         self.serial = self.serial.wrapping_add(1);
-        Ok(Ticket { epoch, probe, tokens, at: now, serial: self.serial })
+        Ok(Ticket { epoch, probe, held, tokens, at: now, serial: self.serial })
     }
 
     /// What would refuse such a request now; a ramping door is taken for open.
@@ -131,7 +158,39 @@ impl Gate {
         {
             *left = left.saturating_add(1);
         }
+        if let Some(hold) = self.hold.as_mut().filter(|hold| ticket.held && ticket.at >= hold.since) {
+            hold.probe_left = true;
+        }
         self.settle(now, &ticket, reserved, actual_tokens);
+    }
+
+    /// Whether a ticket that was given a moment ago, and not used yet, would still be given: the door may have moved since.
+    #[must_use]
+    pub fn honours(&self, ticket: &Ticket) -> bool {
+        let by_door = match self.door {
+            Door::Open { .. } | Door::Ramp { .. } => true,
+            Door::Probing { epoch, .. } => ticket.epoch == epoch,
+            Door::Shut { .. } => false,
+        };
+        by_door && (ticket.held || ticket.probe || self.hold.is_none())
+    }
+
+    /// Shuts the gate for its failure domain until about `until`, with one probe; `None` lifts that. The same period twice changes
+    /// nothing.
+    pub fn set_hold(&mut self, now: Ts, until: Option<Ts>) {
+        if self.hold.map(|hold| hold.until) != until {
+            self.hold = until.map(|until| Hold { since: now, until, probe_left: true });
+        }
+    }
+
+    /// A probe under a hold came back with a success.
+    pub fn prove(&mut self) {
+        self.proved = self.hold.is_some();
+    }
+
+    /// Whether a probe under a hold has succeeded since this was last asked.
+    pub fn take_proof(&mut self) -> bool {
+        std::mem::take(&mut self.proved)
     }
 
     /// Refuses everything until `until` at least.
@@ -227,11 +286,19 @@ impl Gate {
             concurrency: (self.concurrency, self.in_flight),
             paused: self.paused(now),
             learnt_rpm: self.learner.limit(now, self.configured_rpm).map(whole),
+            held_until: self.hold.map(|hold| hold.until),
         }
     }
 
-    fn check(&self, now: Ts, tokens: u64, ask: Ask) -> Result<(u64, bool), Refusal> {
-        let pass = self.ask_door(now, ask)?;
+    fn check(&self, now: Ts, tokens: u64, ask: Ask) -> Result<Pass, Refusal> {
+        let mut pass = self.ask_door(now, ask)?;
+        if let Some(hold) = self.hold.filter(|_| !pass.probe) {
+            if !(hold.probe_left && ask.may_probe) {
+                let retry_at = Some(hold.until.max(now).plus(ACTOR_GRACE));
+                return Err(Refusal { reason: RefusalReason::DomainOpen, retry_at });
+            }
+            pass.held = true;
+        }
         if now < self.paused_until
             && let Some((reason, until)) = self.paused(now)
         {
@@ -249,15 +316,15 @@ impl Gate {
         Ok(pass)
     }
 
-    /// Epoch of the ticket, and whether it is a probe's.
-    fn ask_door(&self, now: Ts, ask: Ask) -> Result<(u64, bool), Refusal> {
+    fn ask_door(&self, now: Ts, ask: Ask) -> Result<Pass, Refusal> {
+        let pass = |epoch, probe| Ok(Pass { epoch, probe, held: false });
         match self.door {
-            Door::Open { epoch } => Ok((epoch, false)),
+            Door::Open { epoch } => pass(epoch, false),
             Door::Ramp { epoch, since, over } => match ramp(now, since, over) {
                 Some((share, next)) if ask.roll > 0.0 && ask.roll >= share => {
                     Err(Refusal { reason: RefusalReason::Ramping, retry_at: Some(next) })
                 }
-                _ => Ok((epoch, false)),
+                _ => pass(epoch, false),
             },
             Door::Shut { until, operator, .. } => Err(Refusal {
                 reason: if operator { RefusalReason::ForcedOpen } else { RefusalReason::BreakerOpen },
@@ -267,7 +334,7 @@ impl Gate {
             Door::Probing { .. } if !ask.may_probe => {
                 Err(Refusal { reason: RefusalReason::ProbeNotAllowed, retry_at: None })
             }
-            Door::Probing { epoch, .. } => Ok((epoch, true)),
+            Door::Probing { epoch, .. } => pass(epoch, true),
         }
     }
 

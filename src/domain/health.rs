@@ -18,6 +18,7 @@ use crate::domain::latency::{EwmaCheckpoint, LatencyCheckpoint, LatencyRecorder,
 use crate::domain::money::NanoUsd;
 use crate::domain::outcome::{Class, Failover, Outcome, Verdict};
 use crate::domain::settings::BreakerSettings;
+use crate::domain::slo::QuantileTable;
 use crate::domain::time::{Ts, Wall, micros};
 use crate::domain::usage::Usage;
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,10 @@ pub struct Figures {
     pub p50_us: Option<u64>,
     pub p95_us: Option<u64>,
     pub p99_us: Option<u64>,
+    /// Times to first token, where somebody has a wish.
+    pub ttft: QuantileTable,
+    /// Times to the end of an answer.
+    pub latency: QuantileTable,
 }
 
 /// An endpoint's health on disk.
@@ -183,16 +188,18 @@ impl EndpointHealth {
     #[must_use]
     pub fn figures(&self, now: Ts) -> Figures {
         let rates = self.breaker.window().rates(now);
-        let ttft = self.ttft.aged(now);
-        let quantiles = ttft.quantiles(now, [0.5, 0.95, 0.99]);
+        let ttft = QuantileTable::of(&self.ttft, now);
+        let usual = ttft.usual();
         Figures {
             ewma_ttft_us: self.ewma.value(now),
             failure_rate: rates.failure_rate as f32,
             calls: rates.calls,
-            samples: ttft.count(now),
-            p50_us: quantiles.map(|[p50, ..]| p50),
-            p95_us: quantiles.map(|[_, p95, _]| p95),
-            p99_us: quantiles.map(|[.., p99]| p99),
+            samples: ttft.count().into(),
+            p50_us: usual.map(|[p50, ..]| p50),
+            p95_us: usual.map(|[_, p95, _]| p95),
+            p99_us: usual.map(|[.., p99]| p99),
+            ttft,
+            latency: QuantileTable::of(&self.latency, now),
         }
     }
 

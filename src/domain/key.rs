@@ -5,6 +5,7 @@
 //! constant-time comparison either, because what an attacker can vary is not what is compared.
 
 use crate::domain::budget::Terms;
+use crate::domain::queue::Priority;
 use crate::domain::time::Wall;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -85,6 +86,9 @@ pub struct VirtualKey {
     /// Tokens per minute; `None`: no limit of its own.
     #[serde(default)]
     pub tpm: Option<u64>,
+    /// While requests wait for a place.
+    #[serde(default)]
+    pub priority: Priority,
     /// Go into each ledger row.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
@@ -127,6 +131,7 @@ impl VirtualKey {
             "models": self.models,
             "rpm": self.rpm,
             "tpm": self.tpm,
+            "priority": self.priority.as_str(),
             "tags": self.tags,
             "budget": self.budget.as_ref().map(Terms::to_view),
             "created_at": self.created_at.to_rfc3339(),
@@ -196,6 +201,7 @@ mod tests {
             models: vec!["chat".into()],
             rpm: Some(60),
             tpm: None,
+            priority: Priority::High,
             tags: BTreeMap::from([("team".into(), "a".into())]),
             budget: None,
             created_at: Wall(5),
@@ -205,6 +211,9 @@ mod tests {
         assert_eq!(key.id.len(), 20);
         assert_eq!(VirtualKey::from_bytes(&key.to_bytes()), Ok(key.clone()));
         assert!(VirtualKey::from_bytes(b"{}").is_err());
+        let older = String::from_utf8(key.to_bytes()).unwrap().replace(r#""priority":"high","#, "");
+        let older = VirtualKey::from_bytes(older.as_bytes()).unwrap();
+        assert_eq!(older.priority, Priority::Normal, "a key of before there were priorities");
         assert!(key.allows("chat") && !key.allows("safe"));
         assert!(key.is_live(Wall(9)) && !key.is_live(Wall(10)));
         assert!(!VirtualKey { revoked: true, ..key }.is_live(Wall(9)));

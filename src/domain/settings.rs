@@ -40,6 +40,8 @@ pub struct BreakerSettings {
     pub half_open_for: Duration,
     /// After closing, traffic comes back over this long in steps of 10, 30, 60 and 100 %; zero: at once.
     pub ramp: Duration,
+    /// When every candidate is shut, a request waits this long for one that is about to re-open.
+    pub reopen_wait: Duration,
 }
 
 impl Default for BreakerSettings {
@@ -60,6 +62,7 @@ impl Default for BreakerSettings {
             half_open_successes: 2,
             half_open_for: secs(60),
             ramp: secs(20),
+            reopen_wait: Duration::from_millis(250),
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::config::model::AuthMode;
 use crate::domain::bucket::Bucket;
 use crate::domain::key::{KeyHash, VirtualKey};
+use crate::domain::queue::Priority;
 use crate::domain::time::Ts;
 use crate::engine::error::{ApiError, Code};
 use parking_lot::{Mutex, RwLock};
@@ -113,6 +114,24 @@ impl Caller {
             Self::Key(entry) => Arc::clone(&entry.id),
             Self::Operator => "admin".into(),
             Self::Anyone => "".into(),
+        }
+    }
+
+    /// The virtual key's id, if the caller has one.
+    #[must_use]
+    pub fn key(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Key(entry) => Some(Arc::clone(&entry.id)),
+            Self::Operator | Self::Anyone => None,
+        }
+    }
+
+    /// How urgent the caller's requests are while they wait.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        match self {
+            Self::Key(entry) => entry.key.priority,
+            Self::Operator | Self::Anyone => Priority::Normal,
         }
     }
 

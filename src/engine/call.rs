@@ -9,7 +9,7 @@ use crate::dialects::openai::flow::Flow;
 use crate::dialects::openai::request::MaxTokens;
 use crate::dialects::openai::transcript::Transcript;
 use crate::dialects::upstream::{self, CallError};
-use crate::dialects::{fault, retry_after};
+use crate::dialects::{fault, remaining, retry_after};
 use crate::domain::outcome::Outcome;
 use crate::domain::time::Ts;
 use crate::engine::attempt::{Attempt, Settled};
@@ -89,6 +89,7 @@ impl Call<'_> {
             Ok(Ok(response)) => response,
         };
         attempt.seen.http_status = response.status().as_u16();
+        self.heed_remaining(&config, &response);
         if !response.status().is_success() {
             let end = Box::pin(self.error_status(attempt, response)).await;
             if matches!(end, End::Failed(Outcome::AuthFailed, _)) {
@@ -105,6 +106,16 @@ impl Call<'_> {
             Box::pin(self.stream(attempt, response, bounds, started.plus(first_byte))).await
         } else {
             self.whole(attempt, response, bounds).await
+        }
+    }
+
+    /// The upstream may know better what is left of its limits. Without a limit here there is nothing to lower, and no look.
+    fn heed_remaining(&self, config: &EndpointConfig, response: &Response) {
+        if config.limits.rpm.is_some() || config.limits.tpm.is_some() {
+            let (requests, tokens) = remaining::read(response.headers());
+            if requests.is_some() || tokens.is_some() {
+                self.cell.hot.lock().gate.on_remaining(clock::now(), requests, tokens);
+            }
         }
     }
 

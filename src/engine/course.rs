@@ -15,13 +15,15 @@ use crate::dialects::openai::transcript::Transcript;
 use crate::domain::gate::{Ask, Refusal, RefusalReason};
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{AttemptPlan, Step as PlanStep, Stop};
+use crate::domain::queue::Full;
+use crate::domain::slo::{Measured, Wish};
 use crate::domain::time::Ts;
 use crate::engine::attempt::Attempt;
 use crate::engine::call::{Call, End, Patience, Telling};
 use crate::engine::context::RequestContext;
 use crate::engine::error::{ApiError, AttemptNote, Code, of_failures};
 use crate::engine::hold::{self, Hold, OverBudget};
-use crate::engine::place::Wait;
+use crate::engine::place::{NoPlace, Wait, Why};
 use crate::engine::record::{Step, ms};
 use crate::engine::serve::Served;
 use crate::engine::understand::Understood;
@@ -35,6 +37,8 @@ use std::time::Duration;
 
 /// Below this many calls in the window, a failure rate says nothing yet.
 const RATE_MINIMUM_CALLS: u32 = 5;
+/// After this long a caller may ask again where nobody knows when a call ends or a probe is judged.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
 
 /// The walk down a plan.
 pub struct Course<'a> {
@@ -48,7 +52,6 @@ pub struct Course<'a> {
     retry_after: Option<Duration>,
     /// Why budgets refused in this round.
     over_budget: Vec<OverBudget>,
-    started_waiting: Option<Ts>,
     has_hedged: bool,
     /// The caller's body, where the route has broken streams gone on with.
     body: Option<Bytes>,
@@ -79,7 +82,6 @@ impl<'a> Course<'a> {
             failures: Vec::new(),
             retry_after: None,
             over_budget: Vec::new(),
-            started_waiting: None,
             has_hedged: false,
             body,
             go_on: None,
@@ -107,6 +109,9 @@ impl<'a> Course<'a> {
         if self.decided.candidates.is_empty() {
             return Err(self.nobody());
         }
+        if let Some(lost) = self.decided.slo.filter(|judged| judged.lost_cause) {
+            return Err(self.lost_cause(lost.wish));
+        }
         loop {
             let now = clock::now();
             let Self { plan, decided, .. } = &mut self;
@@ -120,7 +125,13 @@ impl<'a> Course<'a> {
                     }
                 }
                 PlanStep::Pause(pause) => self.wait(pause, "backoff before another pass").await,
-                PlanStep::Stop(Stop::AllRefused) => self.wait_for_place(now).await?,
+                PlanStep::Stop(Stop::AllRefused) => {
+                    let (index, permit) = self.wait_for_place(now).await?;
+                    let (permit, hold) = self.pay_for(permit).await?;
+                    if let Some((served, by)) = self.attempt(index, permit, hold).await? {
+                        return Ok(self.recoverable(served, by));
+                    }
+                }
                 PlanStep::Stop(Stop::Deadline) => return Err(self.too_late()),
                 PlanStep::Stop(Stop::Exhausted) => return Err(self.failed()),
             }
@@ -146,16 +157,37 @@ impl<'a> Course<'a> {
         let open = |i: usize| self.cell(i).is_some_and(|c| c.hot.lock().gate.peek(now, tokens, false).is_none());
         // A request serves as a probe only while it could still be answered elsewhere, or when nobody else is left at all.
         let has_alternative = self.plan.has_alternative(index, open);
-        let may_probe = has_alternative || self.started_waiting.is_some() || self.is_only_hope(index);
+        let may_probe = has_alternative || self.is_last_hope(index);
         // A recovering endpoint takes a request that has nowhere else to go.
         let roll = if has_alternative { fastrand::f64() } else { 0.0 };
-        let permit = match Permit::take(&cell, now, tokens, Ask { may_probe, roll }) {
+        let priority = self.ctx.caller.priority();
+        let permit = match Permit::take_as(&cell, now, tokens, Ask { may_probe, roll }, priority) {
             Ok(permit) => permit,
             Err(refusal) => {
                 self.refused(index, &cell, now, refusal);
                 return Ok(None);
             }
         };
+        self.attempt(index, permit, hold).await
+    }
+
+    /// Reserves for a place that was waited for. It is kept meanwhile: whoever holds money never waits for a place.
+    async fn pay_for(&self, permit: Permit) -> Result<(Permit, Hold), ApiError> {
+        match hold::reserve(self.ctx, self.understood, permit.cell(), self.plan.deadline()).await {
+            Ok(hold) => match hold.waited_until() {
+                Some(now) => Ok((permit.starting_at(now), hold)),
+                None => Ok((permit, hold)),
+            },
+            Err(over) => {
+                permit.give_back(clock::now());
+                Err(over.error())
+            }
+        }
+    }
+
+    /// Makes an attempt with a candidate's permit; an answer comes with who gave it.
+    async fn attempt(&mut self, index: usize, permit: Permit, hold: Hold) -> Result<Option<(Served, usize)>, ApiError> {
+        let (cell, now) = (Arc::clone(permit.cell()), permit.started());
         if let Some((_, last, _)) = self.failures.last()
             && !self.ctx.worker.gateway.retry_budget.lock().try_spend(now, last.class().retry_cost)
         {
@@ -221,10 +253,10 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Whether every other candidate is shut, so that this one's probe is all that could help.
-    fn is_only_hope(&self, index: usize) -> bool {
-        self.refusals.len() + self.over_budget.len() + 1 >= self.decided.candidates.len()
-            && index + 1 == self.decided.candidates.len()
+    /// Whether a request that others have failed already has only this candidate left: a probe costs it nothing then. One that has
+    /// not been sent yet gets its probe in line, see [`Self::wait_for_place`].
+    fn is_last_hope(&self, index: usize) -> bool {
+        !self.failures.is_empty() && self.plan.is_last(index)
     }
 
     fn refused(&mut self, index: usize, cell: &EndpointCell, now: Ts, refusal: Refusal) {
@@ -262,20 +294,37 @@ impl<'a> Course<'a> {
         tokio::time::sleep(pause).await;
     }
 
-    /// Every gate refused: waits for the first that may admit again if that is near, else gives up truthfully.
-    async fn wait_for_place(&mut self, now: Ts) -> Result<(), ApiError> {
+    /// Every gate refused: stands in line for the first place if one may come in time, else gives up truthfully.
+    async fn wait_for_place(&mut self, now: Ts) -> Result<(usize, Permit), ApiError> {
         if self.refusals.is_empty() {
             return Err(self.nobody());
         }
-        let since = *self.started_waiting.get_or_insert(now);
-        let wait = Wait { ctx: self.ctx, plan: &self.decided, refusals: &self.refusals, since };
-        if !wait.for_place(now, self.plan.deadline()).await {
-            return Err(self.nobody());
-        }
-        self.refusals.clear();
-        self.over_budget.clear();
-        self.plan.forgive_refusals();
-        Ok(())
+        let deadline = self.plan.deadline();
+        let wait = Wait { ctx: self.ctx, plan: &self.decided, tokens: self.tokens(), deadline };
+        let NoPlace { why, refusals } = match wait.for_place(now).await {
+            Ok(place) => {
+                self.refusals.clear();
+                self.over_budget.clear();
+                self.plan.forgive_refusals();
+                return Ok(place);
+            }
+            Err(none) => none,
+        };
+        self.refusals = refusals;
+        Err(match why {
+            Why::Deadline => self.too_late(),
+            Why::NotInTime => self.nobody(),
+            Why::Crowded(full) => {
+                let reason = match full {
+                    Full::All => "as many requests wait already as may",
+                    Full::Share => "as many requests of this key wait already as its share allows",
+                };
+                let mut error = self.nobody();
+                error.code = Code::NoEndpointAvailable;
+                error.message = format!("{}; {reason}", error.message);
+                error
+            }
+        })
     }
 
     fn notes(&self) -> Vec<AttemptNote> {
@@ -305,6 +354,27 @@ impl<'a> Course<'a> {
         error
     }
 
+    /// Nobody answers in time often enough for a call to be worth its price.
+    fn lost_cause(&self, wish: Wish) -> ApiError {
+        let candidates = &self.decided.candidates;
+        let best = candidates.iter().max_by(|a, b| a.p_in_time.unwrap_or(0.0).total_cmp(&b.p_in_time.unwrap_or(0.0)));
+        let mut message = format!(
+            "no endpoint's {} is within the deadline of {} ms often enough to be tried",
+            wish.measured.as_str().replace('_', " "),
+            wish.within.as_millis()
+        );
+        if let Some((best, cell)) = best.and_then(|b| Some((b, self.decided.route.cells.get(b.index)?))) {
+            let figures = cell.figures();
+            let table = if wish.measured == Measured::FirstToken { figures.ttft } else { figures.latency };
+            let share = best.p_in_time.unwrap_or(0.0) * 100.0;
+            let median = table.usual().map_or(0, |[p50, ..]| p50 / 1_000);
+            let of = table.count();
+            message +=
+                &format!("; the best, `{}`, in {share:.1} % of its last {of}, with a median of {median} ms", cell.name);
+        }
+        ApiError::new(Code::DeadlineExceeded, message)
+    }
+
     /// The error when nobody could even be asked, with the true time from which somebody may be.
     fn nobody(&self) -> ApiError {
         if let (true, Some(over)) = (self.refusals.is_empty(), self.over_budget.first()) {
@@ -329,7 +399,9 @@ impl<'a> Course<'a> {
             let message = format!("no endpoint can take the request now ({})", reasons.join(", "));
             ApiError::new(Code::NoEndpointAvailable, message)
         };
-        error.with_retry_after(soonest)
+        // A place that depends on others has no time of its own.
+        let unknown = || (!self.decided.candidates.is_empty()).then_some(UNKNOWN_WAIT);
+        error.with_retry_after(soonest.or_else(unknown))
     }
 }
 

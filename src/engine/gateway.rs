@@ -16,6 +16,8 @@ use crate::engine::budgets::Budgets;
 use crate::engine::chaos::Chaos;
 use crate::engine::course::Withheld;
 use crate::engine::error::{ApiError, Code};
+use crate::engine::exports::Exports;
+use crate::engine::place::Waiting;
 use crate::engine::record::{Kept, Records};
 use crate::store::{LedgerItem, RequestRecord};
 use actix::{Actor, Addr};
@@ -49,11 +51,12 @@ pub struct Gateway {
     pub budgets: Budgets,
     pub counters: Counters,
     pub chaos: Chaos,
+    pub(super) exports: Exports,
     config: RwLock<Arc<Config>>,
     pub retry_budget: Mutex<RetryBudget>,
     in_flight: AtomicU32,
-    /// Requests that wait for a full endpoint.
-    pub waiting: AtomicU32,
+    /// Requests that wait for a place at an endpoint.
+    pub waiting: Waiting,
     draining: AtomicBool,
     /// The drain period is over; `stop` tells those that wait.
     stopping: AtomicBool,
@@ -104,10 +107,11 @@ impl Gateway {
             budgets: Budgets::default(),
             counters: Counters::default(),
             chaos: Chaos::default(),
+            exports: Exports::default(),
             retry_budget: Mutex::new(RetryBudget::new(config.retry_budget, now)),
             config: RwLock::new(config),
             in_flight: AtomicU32::new(0),
-            waiting: AtomicU32::new(0),
+            waiting: Waiting::default(),
             draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             stop: Arc::new(Notify::new()),

@@ -23,6 +23,8 @@ pub struct Hints {
     pub strategy: Option<StrategyKind>,
     pub routing: RequestHints,
     pub deadline: Option<Duration>,
+    /// Wished for the first token of a stream.
+    pub ttft: Option<Duration>,
     pub max_attempts: Option<u32>,
     pub no_fallback: bool,
     /// One attempt at a time, whatever the route says.
@@ -81,6 +83,7 @@ impl Hints {
     fn fill_from(&mut self, other: Self) {
         self.strategy = self.strategy.or(other.strategy);
         self.deadline = self.deadline.or(other.deadline);
+        self.ttft = self.ttft.or(other.ttft);
         self.max_attempts = self.max_attempts.or(other.max_attempts);
         self.no_fallback |= other.no_fallback;
         self.no_hedge |= other.no_hedge;
@@ -112,15 +115,21 @@ impl Hints {
                 let ms = whole(value, 1, 86_400_000)?;
                 self.deadline = Some(Duration::from_millis(ms));
             }
+            "ttft_ms" => {
+                let ms = whole(value, 1, 86_400_000)?;
+                self.ttft = Some(Duration::from_millis(ms));
+            }
             "max_attempts" => self.max_attempts = Some(u32::try_from(whole(value, 1, 100)?).unwrap_or(100)),
             "hedge" if value == "off" => self.no_hedge = true,
             "hedge" => return Err("must be off".into()),
             "tag" | "tags" => self.take_tag(value)?,
             "request_id" => self.request_id = Some(RequestId::parse(value)?),
             _ => {
-                return Err("is no hint; there are strategy, max-cost-usd, tier, latency-sensitive, deadline-ms, \
+                return Err(
+                    "is no hint; there are strategy, max-cost-usd, tier, latency-sensitive, deadline-ms, ttft-ms, \
                             max-attempts, no-fallback, hedge, tag and request-id"
-                    .into());
+                        .into(),
+                );
             }
         }
         Ok(())
@@ -199,6 +208,7 @@ mod tests {
             ("x-breakwater-strategy", "best"),
             ("x-breakwater-max-cost-usd", "-1"),
             ("x-breakwater-deadline-ms", "0"),
+            ("x-breakwater-ttft-ms", "soon"),
             ("x-breakwater-max-attempts", "x"),
             ("x-breakwater-tag", "k"),
             ("x-breakwater-hedge", "on"),

@@ -11,6 +11,7 @@ pub mod course;
 pub mod error;
 pub mod explain;
 pub mod explanation;
+pub mod exports;
 pub mod gateway;
 pub mod hints;
 pub mod hold;

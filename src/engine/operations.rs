@@ -9,6 +9,7 @@ use crate::domain::budget::Terms;
 use crate::domain::ids::RequestId;
 use crate::domain::key::{KeySecret, VirtualKey};
 use crate::domain::latency::Summary;
+use crate::domain::queue::Priority;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::MAX_KEYS;
 use crate::engine::budgets;
@@ -39,6 +40,8 @@ pub struct NewKey {
     pub rpm: Option<u64>,
     #[serde(default)]
     pub tpm: Option<u64>,
+    #[serde(default)]
+    pub priority: Priority,
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
     #[serde(default)]
@@ -185,6 +188,7 @@ impl Gateway {
             models: new.models,
             rpm: new.rpm,
             tpm: new.tpm,
+            priority: new.priority,
             tags: new.tags,
             budget,
             created_at: clock::wall(),
@@ -288,6 +292,11 @@ fn spell_out(chaos: &Chaos, cell: &EndpointCell, seen: &Observed) -> Value {
             "learnt_rpm": gate.learnt_rpm,
         },
         "paused": gate.paused.map(|(reason, until)| json!({ "reason": reason.as_str(), "until": at(until) })),
+        "domains": {
+            "member_of": config.domain.iter().map(|d| &**d).collect::<Vec<_>>(),
+            "open": status.held_by.as_deref(), "retry_at": gate.held_until.map(at),
+        },
+        "waiting": cell.line.waiting(),
         "auth_failed": status.auth_failed.as_deref(),
         "chaos": chaos.on(cell).iter().map(|t| t.short_view()).collect::<Vec<_>>(),
         "quarantined": status.quarantined, "restarts": status.restarts, "generation": status.generation,

@@ -1,85 +1,181 @@
-//! Waiting for a place: every candidate's gate refused, and one of them may admit again soon.
+//! Waiting for a place: every candidate's gate refused.
+//!
+//! - It is worth waiting while some candidate may admit in time: a full one within its `limits.max_wait`, a shut breaker that
+//!   re-opens within its `breaker.reopen_wait`, a half-open one as long as its probes usually take. Never beyond the caller's deadline,
+//!   and for no moment that is known to lie beyond it. Counted from when the request first had to wait.
+//! - Who waits stands in the candidates' lines (see [`crate::actors::line`]) and is given its place, or told that it is no longer
+//!   worth it. The first probe of a breaker that re-opens is given in the same way: as many pass as it admits, the others wait on.
+//! - `server.max_waiting` bounds all who wait, and each key's share of them: beyond it the answer is 503 at once.
 
+use crate::actors::line::Standing;
 use crate::actors::messages::Plan;
+use crate::actors::permit::Permit;
 use crate::clock;
 use crate::domain::gate::{Refusal, RefusalReason};
+use crate::domain::queue::{Full, Lobby};
 use crate::domain::time::Ts;
 use crate::engine::context::RequestContext;
 use crate::engine::record::{Step, ms};
+use parking_lot::Mutex;
 use std::borrow::Cow;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A breaker that re-opens this soon is waited for.
-const NEAR: Duration = Duration::from_millis(250);
-/// Requests that may wait for a full endpoint at once.
-const MAX_WAITING: u32 = 1_000;
-/// Of so many candidates a waiting request stands in line at once.
+/// In so many lines a request stands at once, those of its best candidates.
 const MAX_LINES: usize = 16;
+
+/// All who wait in the process, and what became of those who did.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    lobby: Mutex<Lobby>,
+    /// Requests that were given a place.
+    pub given: AtomicU64,
+    /// Requests that left without one: not in time, or their caller went away.
+    pub left: AtomicU64,
+    /// Requests that found no room to wait.
+    pub crowded: AtomicU64,
+}
+
+impl Waiting {
+    /// Requests that wait now.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lobby.lock().waiting()
+    }
+}
 
 pub struct Wait<'a> {
     pub ctx: &'a RequestContext,
     pub plan: &'a Plan,
-    /// One for each candidate.
-    pub refusals: &'a [Refusal],
-    /// When this request first had to wait.
-    pub since: Ts,
+    /// What the request reserves.
+    pub tokens: u64,
+    pub deadline: Ts,
+}
+
+/// Why a request has no place.
+#[derive(Debug)]
+pub struct NoPlace {
+    pub why: Why,
+    /// What the candidates' gates say, one each.
+    pub refusals: Vec<Refusal>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// No candidate will admit in time, or none did.
+    NotInTime,
+    Crowded(Full),
+    Deadline,
 }
 
 impl Wait<'_> {
-    /// Waits until a candidate may admit again; `false`, at once, if none will in time or too many wait.
-    pub async fn for_place(&self, now: Ts, deadline: Ts) -> bool {
-        let cells = || self.plan.route.cells.iter();
-        let max_wait = cells().map(|c| c.config().limits.max_wait).max().unwrap_or_default();
-        let latest = |r: &Refusal| self.since.plus(if is_breaker(r.reason) { NEAR } else { max_wait });
-        // A refusal without a time depends on others: on a call that ends, or a breaker that moves.
-        let near = |r: &Refusal| match r.retry_at {
-            Some(at) => Some(at).filter(|at| *at <= latest(r)),
-            None => Some(latest(r)).filter(|end| now < *end),
-        };
-        let crowded = self.ctx.worker.gateway.waiting.load(Relaxed) >= MAX_WAITING;
-        let until = self.refusals.iter().filter_map(near).min();
-        let Some(until) = until.filter(|at| *at < deadline && !crowded) else { return false };
-        // Never less than a millisecond: a gate that said "now" is given time to move.
-        let pause = until.since(now).max(Duration::from_millis(1));
-        {
-            let _place = Waiting::enter(self.ctx);
-            let candidates = self.plan.candidates.iter().take(MAX_LINES);
-            let lines: Vec<_> = candidates
-                .filter_map(|c| self.plan.route.cells.get(c.index))
-                .map(|c| Box::pin(c.room.notified()))
-                .collect();
-            // Whichever comes first; both mean: ask again.
-            let _ = tokio::time::timeout(pause, futures_util::future::select_all(lines)).await;
+    /// Waits until one of the candidates gives a place; says whose.
+    ///
+    /// # Errors
+    /// Why there is none; at once if that is known at once.
+    pub async fn for_place(&self, since: Ts) -> Result<(usize, Permit), NoPlace> {
+        let waiting = &self.ctx.worker.gateway.waiting;
+        let (mut refusals, mut until) = self.judge(since, since);
+        if until.is_none() {
+            return Err(NoPlace { why: Why::NotInTime, refusals });
         }
-        let waited = clock::now().since(now);
-        self.ctx.note(now, |at_ms| Step::Waited {
+        let mut place = match Waits::enter(self.ctx) {
+            Ok(place) => place,
+            Err(full) => {
+                waiting.crowded.fetch_add(1, Relaxed);
+                return Err(NoPlace { why: Why::Crowded(full), refusals });
+            }
+        };
+        let (key, priority) = (self.ctx.caller.key_id(), self.ctx.caller.priority());
+        let cells = || {
+            self.plan.candidates.iter().enumerate().filter_map(|(i, c)| Some((i, self.plan.route.cells.get(c.index)?)))
+        };
+        let ahead = cells().take(MAX_LINES).map(|(_, cell)| cell.line.ahead_of(priority)).min().unwrap_or(0);
+        let enter = |now| Standing::enter(cells().take(MAX_LINES), &key, priority, self.tokens, now);
+        let mut standing = enter(since);
+        let (given, now) = loop {
+            let now = clock::now();
+            if let Some((candidate, permit)) = standing.given() {
+                if permit.is_good() {
+                    break (Some((candidate, permit)), now);
+                }
+                // The breaker has shut since: nothing may be sent any more, and the wait goes on if it is worth it.
+                permit.give_back(now);
+                (refusals, until) = self.judge(since, now);
+                standing = enter(now);
+            }
+            let Some(end) = until.filter(|end| now < *end) else { break (None, now) };
+            let wake = standing.alarm().map_or(end, |alarm| alarm.min(end));
+            // Never less than a millisecond: the timer's own grain.
+            let pause = wake.since(now).max(Duration::from_millis(1));
+            if tokio::time::timeout(pause, standing.told()).await.is_err() {
+                standing.look(clock::now());
+            }
+            (refusals, until) = self.judge(since, clock::now());
+        };
+        let endpoint = given.as_ref().map(|(_, permit)| Arc::clone(&permit.cell().name));
+        place.given = given.is_some();
+        self.ctx.note(since, |at_ms| Step::Queued {
             at_ms,
-            ms: ms(waited),
-            why: Cow::Borrowed("every candidate was full or shut"),
+            ms: ms(now.since(since)),
+            priority: Cow::Borrowed(priority.as_str()),
+            ahead,
+            endpoint,
         });
-        true
+        let late = if now >= self.deadline { Why::Deadline } else { Why::NotInTime };
+        given.ok_or(NoPlace { why: late, refusals })
+    }
+
+    /// What the gates say at `now`, and until when it is worth waiting; `None` if it is not.
+    fn judge(&self, since: Ts, now: Ts) -> (Vec<Refusal>, Option<Ts>) {
+        let mut refusals = Vec::with_capacity(self.plan.candidates.len());
+        let mut until: Option<Ts> = None;
+        for cell in self.plan.candidates.iter().filter_map(|c| self.plan.route.cells.get(c.index)) {
+            let (refusal, patience) = {
+                let hot = cell.hot.lock();
+                let refusal = hot.gate.peek(now, self.tokens, true);
+                // A place that is free and yet not this request's is for those before it.
+                let refusal = refusal.unwrap_or(Refusal { reason: RefusalReason::Queued, retry_at: None });
+                let (max_wait, reopen) = (hot.config.limits.max_wait, hot.config.breaker.reopen_wait);
+                let verdict = hot.figures.p95_us.map_or(Duration::ZERO, Duration::from_micros).min(max_wait);
+                let patience = match refusal.reason {
+                    RefusalReason::HalfOpenFull | RefusalReason::ProbeNotAllowed => reopen + verdict,
+                    reason if reason.is_breaker() => reopen,
+                    _ => max_wait,
+                };
+                (refusal, patience)
+            };
+            let end = since.plus(patience).min(self.deadline);
+            let in_time = refusal.retry_at.is_none_or(|at| at <= end && at < self.deadline);
+            if in_time && now < end {
+                until = until.max(Some(end));
+            }
+            refusals.push(refusal);
+        }
+        (refusals, until)
     }
 }
 
-/// Whether a refusal is the breaker's word; the others are limits, which open by themselves.
-fn is_breaker(reason: RefusalReason) -> bool {
-    use RefusalReason::{BreakerOpen, ForcedOpen, HalfOpenFull, ProbeNotAllowed, Ramping};
-    matches!(reason, BreakerOpen | ForcedOpen | HalfOpenFull | ProbeNotAllowed | Ramping)
+/// A request's place among all that wait.
+struct Waits<'a> {
+    ctx: &'a RequestContext,
+    given: bool,
 }
 
-/// A request's place among those that wait.
-struct Waiting<'a>(&'a RequestContext);
-
-impl<'a> Waiting<'a> {
-    fn enter(ctx: &'a RequestContext) -> Self {
-        ctx.worker.gateway.waiting.fetch_add(1, Relaxed);
-        Self(ctx)
+impl<'a> Waits<'a> {
+    fn enter(ctx: &'a RequestContext) -> Result<Self, Full> {
+        let gateway = &ctx.worker.gateway;
+        let most = gateway.config().server.max_waiting;
+        gateway.waiting.lobby.lock().enter(ctx.caller.key().as_ref(), most).map(|()| Self { ctx, given: false })
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        self.0.worker.gateway.waiting.fetch_sub(1, Relaxed);
+        let waiting = &self.ctx.worker.gateway.waiting;
+        waiting.lobby.lock().leave(self.ctx.caller.key().as_ref());
+        let counter = if self.given { &waiting.given } else { &waiting.left };
+        counter.fetch_add(1, Relaxed);
     }
 }

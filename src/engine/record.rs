@@ -5,6 +5,7 @@ use crate::actors::messages::Plan;
 use crate::domain::complexity::Classified;
 use crate::domain::ids::RequestId;
 use crate::domain::money::NanoUsd;
+use crate::domain::slo::Judged;
 use crate::domain::time::Wall;
 use crate::engine::explanation::TimeSpent;
 use parking_lot::Mutex;
@@ -61,6 +62,9 @@ pub struct Decision {
     /// No open candidate is as good as the rule wants.
     #[serde(default)]
     pub floor_missed: bool,
+    /// The time that the candidates were ranked by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slo: Option<DecisionSlo>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub complexity: Option<String>,
     /// What the complexity was judged by: points of each feature, their sum first.
@@ -99,9 +103,44 @@ pub struct DecisionCandidate {
     pub failure_rate: f32,
     pub quality: f32,
     pub weight: u32,
+    /// Probability that it answers in time, where that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p_in_time: Option<f32>,
     /// Why its gate would have refused when the plan was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+}
+
+/// A ranking by time, as people see it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecisionSlo {
+    pub within_ms: f64,
+    /// `time_to_first_token` or `latency`.
+    pub measured: Cow<'static, str>,
+    /// Probability that is enough.
+    pub target: f32,
+    pub is_deadline: bool,
+    /// Open candidates that reach the target.
+    pub in_time: u32,
+    /// A little known candidate counted as in time, or a lost cause was tried.
+    pub explored: bool,
+    /// Refused at once.
+    pub lost_cause: bool,
+}
+
+impl DecisionSlo {
+    fn of(judged: &Judged) -> Self {
+        let Judged { wish, in_time, explored, lost_cause } = *judged;
+        Self {
+            within_ms: ms(wish.within),
+            measured: Cow::Borrowed(wish.measured.as_str()),
+            target: wish.target,
+            is_deadline: wish.is_deadline,
+            in_time,
+            explored,
+            lost_cause,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -148,7 +187,7 @@ pub enum Step {
         to: Arc<str>,
         outcome: Cow<'static, str>,
     },
-    /// A pause before a further pass, or a wait for a candidate to admit again.
+    /// A pause before a further pass.
     Waited {
         at_ms: f64,
         ms: f64,
@@ -166,6 +205,16 @@ pub enum Step {
         max_tokens: Option<u64>,
         #[serde(skip_serializing_if = "Option::is_none", default)]
         ms: Option<f64>,
+    },
+    /// Stood in line for a place at a candidate.
+    Queued {
+        at_ms: f64,
+        ms: f64,
+        priority: Cow<'static, str>,
+        /// Requests of its class or above that stood in the shortest line when it came.
+        ahead: usize,
+        /// Who gave it a place; none: nobody did in time.
+        endpoint: Option<Arc<str>>,
     },
     /// An attempt was slow: one more was sent elsewhere, and whoever answers first is the answer.
     Hedged {
@@ -219,6 +268,7 @@ impl Decision {
             failure_rate: c.facts.failure_rate,
             quality: c.facts.quality,
             weight: c.facts.weight,
+            p_in_time: c.p_in_time,
             refusal: c.refusal.as_ref().map(|r| r.reason.as_str().to_owned()),
         });
         let removed = plan.removed.iter().take(MAX_CANDIDATES);
@@ -229,6 +279,7 @@ impl Decision {
             complexity: plan.complexity.map(|c| c.complexity.as_str().to_owned()),
             complexity_points: plan.complexity.map(|c| points(&c)).unwrap_or_default(),
             floor_missed: plan.floor_missed,
+            slo: plan.slo.as_ref().map(DecisionSlo::of),
             prompt_tokens_estimate: prompt_tokens,
             candidates: candidates.collect(),
             removed: removed.map(|r| DecisionRemoved { endpoint: name(r.index), reason: r.why.to_string() }).collect(),

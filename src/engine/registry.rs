@@ -3,7 +3,7 @@
 
 use crate::actors::board::{EndpointCell, MAX_ENDPOINTS};
 use crate::actors::ledger::StateWrite;
-use crate::actors::messages::{Adopt, Reconfigured, Release, Retire};
+use crate::actors::messages::{Adopt, DomainRules, Reconfigured, Release, Retire};
 use crate::clock;
 use crate::config;
 use crate::config::model::{Config, EndpointConfig};
@@ -100,6 +100,7 @@ impl Gateway {
             })
             .collect();
         self.board.set(cells.clone(), &config.routes);
+        self.supervisor.do_send(DomainRules(config.domains));
         for cell in cells {
             self.supervisor.do_send(Adopt(cell));
         }
@@ -158,6 +159,7 @@ impl Gateway {
     fn reconfigure(&self, cell: &Arc<EndpointCell>, config: Arc<EndpointConfig>) {
         cell.hot.lock().gate.set_limits(&config.limits, clock::now());
         cell.set_config(config);
+        cell.serve_line(clock::now());
         if let Some(actor) = cell.actor() {
             actor.do_send(Reconfigured);
         }
@@ -217,6 +219,7 @@ impl Gateway {
         }
         self.board.set(cells, &config.routes);
         *self.retry_budget.lock() = RetryBudget::new(config.retry_budget, clock::now());
+        self.supervisor.do_send(DomainRules(config.domains));
         self.set_config(config);
         for cell in fresh {
             self.supervisor.do_send(Adopt(cell));

@@ -7,6 +7,7 @@ use crate::dialects::openai::answer::Answer;
 use crate::dialects::openai::request::{BadRequest, ChatRequest};
 use crate::domain::complexity::{self, Classified, PromptScan};
 use crate::domain::intelligent::IntelligentSettings;
+use crate::domain::slo::Wish;
 use crate::domain::strategy::StrategyKind;
 use crate::domain::time::Ts;
 use crate::domain::tokens::encoding::Encoding;
@@ -155,6 +156,7 @@ impl Understood<'_> {
             no_fallback: self.hints.no_fallback,
             complexity: self.complexity,
             hard_budget: None,
+            wish: Wish::of(self.request.stream, self.hints.deadline, self.hints.ttft, self.route.slo),
             config,
             look_only: false,
         }

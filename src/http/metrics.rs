@@ -9,6 +9,7 @@
 //!
 //! It keeps nothing and decides nothing; who may read it is decided by whoever calls.
 
+mod admission;
 mod budgets;
 mod chaos;
 mod streams;
@@ -19,6 +20,7 @@ use crate::actors::meters::{BOUNDS_S, Buckets, Meters};
 use crate::domain::breaker::State;
 use crate::domain::gate::Door;
 use crate::engine::gateway::Gateway;
+use admission::Waits;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
@@ -48,7 +50,7 @@ pub fn render(gateway: &Arc<Gateway>) -> String {
 struct Scrape {
     answered: [u64; CLASSES.len()],
     in_flight: u32,
-    waiting: u32,
+    waits: Waits,
     failovers: u64,
     refusals: u64,
     retry_budget_spent: u64,
@@ -69,7 +71,7 @@ impl Scrape {
         Self {
             answered: counters.answered.each_ref().map(read),
             in_flight: gateway.in_flight(),
-            waiting: gateway.waiting.load(Relaxed),
+            waits: Waits::of(gateway),
             failovers: read(&counters.failovers),
             refusals: read(&counters.refusals),
             retry_budget_spent: read(&counters.retry_budget_spent),
@@ -97,7 +99,7 @@ impl Scrape {
             count(&mut requests, &[("class", *class)], n)?;
         }
         to.one_gauge("requests_in_flight", "Requests being served", i64::from(self.in_flight))?;
-        to.one_gauge("requests_waiting", "Requests that wait for a full endpoint", i64::from(self.waiting))?;
+        self.waits.write(to)?;
         to.one_counter("failovers", "Attempts on another endpoint after a failed one", self.failovers)?;
         to.one_counter("refusals", "Candidates passed over because their gate refused", self.refusals)?;
         to.one_counter(
@@ -158,6 +160,10 @@ impl Scrape {
         }
         self.counters(to, "breaker_transitions", "Changes of the breaker's state", |m| &m.transitions)?;
         self.gauges(to, "endpoint_in_flight", "Attempts under way", |c| i64::from(c.hot.lock().gate.in_flight()))?;
+        let domain_open = "1 while the endpoint is shut because its failure domain is open";
+        self.gauges(to, "endpoint_domain_open", domain_open, |c| i64::from(c.status.lock().held_by.is_some()))?;
+        self.counters(to, "domain_holds", "Times that a failure domain shut the endpoint", |m| &m.holds)?;
+        self.gauges(to, "endpoint_waiting", "Requests in the endpoint's line", |c| whole(c.line.waiting()))?;
         let quarantined = "1 while the endpoint is out because its actor crashed too often";
         self.gauges(to, "endpoint_quarantined", quarantined, |c| i64::from(c.status.lock().quarantined))?;
         let auth_failed = "1 while the endpoint is out because the vendor refuses our key";
@@ -287,7 +293,7 @@ mod tests {
         Scrape {
             answered: [7, 5, 3, 1],
             in_flight: 2,
-            waiting: 4,
+            waits: Waits { now: 4, given: 14, left: 15, crowded: 16 },
             failovers: 6,
             refusals: 8,
             retry_budget_spent: 9,
@@ -358,6 +364,9 @@ mod tests {
             "unpriced_attempts_total",
             "breaker_transitions_total",
             "endpoint_in_flight",
+            "endpoint_domain_open",
+            "domain_holds_total",
+            "endpoint_waiting",
             "endpoint_quarantined",
             "endpoint_auth_failed",
             "actor_restarts_total",
@@ -375,6 +384,9 @@ mod tests {
             ("requests_total{class=\"client_gone\"}", 1.0),
             ("requests_in_flight", 2.0),
             ("requests_waiting", 4.0),
+            ("waits_given_total", 14.0),
+            ("waits_left_total", 15.0),
+            ("waits_refused_total", 16.0),
             ("failovers_total", 6.0),
             ("refusals_total", 8.0),
             ("retry_budget_spent_total", 9.0),

@@ -26,7 +26,7 @@ pub struct LedgerReader {
 }
 
 impl LedgerReader {
-    /// The rows of a time range in the ledger's order, as far as they are on disk now.
+    /// The rows of a time range in the ledger's order, as far as they are on disk now, and not removed: see [`Self::has_rows_of`].
     ///
     /// # Errors
     /// The hours' spans cannot be read. Damage further on is an error among the rows.
@@ -39,7 +39,7 @@ impl LedgerReader {
             let high = range.to.map_or(u32::MAX, |to| to.hour());
             self.span(low, high)?.map_or((1, 0), |(first, last)| (first, last.min(durable)))
         };
-        Ok(self.rows_between(first, last, range))
+        Ok(self.rows_between(first.max(self.inner.removed_through() + 1), last, range))
     }
 
     /// The record of a request, if it is still kept.
@@ -124,6 +124,12 @@ impl Iterator for Rows {
 }
 
 impl Rows {
+    /// How many rows are looked at for it, at most.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        self.last.saturating_sub(self.first).saturating_add(u64::from(self.first <= self.last))
+    }
+
     fn missing(&self, from: u64, to: u64) -> StoreError {
         let what = if from == to { "the row is missing".into() } else { format!("rows {from} to {to} are missing") };
         StoreError::Damaged { seq: Some(from), what }

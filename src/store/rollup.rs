@@ -205,10 +205,13 @@ impl Live {
     }
 
     /// Forgets every hour that reaches past row `last`, here and in the store, so that what is left of it can be counted again.
-    /// Returns those hours with the first row of the earliest.
-    pub fn unwind(&mut self, state: &Shelf, last: u64) -> Result<(Vec<u32>, u64), StoreError> {
-        let reaching: Vec<_> =
-            stored_hours(state, 0, u32::MAX)?.into_iter().filter(|(_, s)| s.last_seq > last).collect();
+    /// Returns those hours with the first row of the earliest. An hour with rows that retention has removed, up to `removed`, stays as it
+    /// is: its sums could not be made again, so that they go on counting what is lost.
+    pub fn unwind(&mut self, state: &Shelf, last: u64, removed: u64) -> Result<(Vec<u32>, u64), StoreError> {
+        let reaching: Vec<_> = stored_hours(state, 0, u32::MAX)?
+            .into_iter()
+            .filter(|(_, s)| s.last_seq > last && s.first_seq > removed)
+            .collect();
         let first = reaching.iter().map(|(_, span)| span.first_seq).min().unwrap_or(last + 1);
         let mut batch = sled::Batch::default();
         for (hour, _) in &reaching {
@@ -252,7 +255,7 @@ pub(super) fn applied_through(state: &Shelf) -> Result<u64, StoreError> {
     Ok(payload.and_then(|p| Cursor::new(&p).varint()).unwrap_or(0))
 }
 
-fn put_applied(batch: &mut sled::Batch, seq: u64) {
+pub(super) fn put_applied(batch: &mut sled::Batch, seq: u64) {
     let mut payload = Vec::new();
     put_varint(&mut payload, seq);
     codec::put(batch, APPLIED, VERSION, &payload);

@@ -15,11 +15,15 @@ use std::sync::atomic::Ordering;
 
 const HOUR_US: i64 = 3_600_000_000;
 
+fn start_of(hour: u32) -> Wall {
+    Wall(i64::from(hour).saturating_mul(HOUR_US))
+}
+
 impl LedgerReader {
     /// The sums over a time range, by group, sorted by group.
     ///
     /// # Errors
-    /// The store failed, or something that belongs into the sum is damaged.
+    /// The store failed, something that belongs into the sum is damaged, or rows that it needs were removed by retention.
     pub fn sums(&self, range: TimeRange, group_by: &GroupBy) -> Result<Vec<SumRow>, StoreError> {
         let mut groups = Groups { group_by, by_name: BTreeMap::new(), last: (Grain::Hour, u32::MAX, String::new()) };
         let low = range.from.map_or(0, |from| from.hour());
@@ -29,12 +33,15 @@ impl LedgerReader {
             return Ok(Vec::new());
         }
         let by_rows = self.hours_by_rows(range, low, high, group_by)?;
+        for hour in &by_rows {
+            self.has_rows_of(TimeRange { from: Some(start_of(*hour)), to: Some(start_of(hour.saturating_add(1))) })?;
+        }
         self.add_cells((low, high), &by_rows, &mut groups)?;
         for hour in by_rows {
-            let start = i64::from(hour).saturating_mul(HOUR_US);
+            let start = start_of(hour);
             let within = TimeRange {
-                from: range.from.max((hour > 0).then_some(Wall(start))),
-                to: Some(range.to.unwrap_or(Wall(i64::MAX)).min(Wall(start.saturating_add(HOUR_US)))),
+                from: range.from.max((hour > 0).then_some(start)),
+                to: Some(range.to.unwrap_or(Wall(i64::MAX)).min(start_of(hour.saturating_add(1)))),
             };
             let Some((first, last)) = self.span(hour, hour)? else { continue };
             for row in self.rows_between(first, last.min(self.durable_seq()), within) {

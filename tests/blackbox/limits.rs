@@ -110,3 +110,33 @@ async fn a_full_endpoint_that_may_not_be_waited_for_is_503_at_once() {
         () = probe => {}
     }
 }
+
+/// A completion whose headers say what is left.
+fn left(headers: &[(&'static str, &str)]) -> Reply {
+    let headers = headers.iter().map(|(k, v)| (*k, (*v).to_owned())).collect();
+    Reply::Status { status: 200, headers, body: crate::support::completion().to_string() }
+}
+
+#[tokio::test]
+async fn what_the_vendor_says_is_left_lowers_the_buckets() {
+    let a = Upstream::start();
+    let gateway = Gateway::start(&Setup::new().endpoint("a", &a, &["limits: {rpm: 600, tpm: 600000}"])).await;
+    let ask = async |reply: Reply| {
+        a.set(reply);
+        gateway.chat(&chat_body("a")).await.expect(200);
+        let limits = gateway.endpoint("a").await["limits"].clone();
+        ["rpm", "tpm"].map(|limit| limits[limit]["available"].as_i64().unwrap())
+    };
+    let [rpm, tpm] = ask(Reply::Completion).await;
+    assert!(rpm >= 98 && tpm > 90_000, "{rpm} {tpm}");
+    for junk in ["-5", "soon", "1e2", ""] {
+        let [rpm, _] = ask(left(&[("x-ratelimit-remaining-requests", junk)])).await;
+        assert!(rpm >= 95, "{rpm} after `{junk}`");
+    }
+    let [rpm, tpm] =
+        ask(left(&[("x-ratelimit-remaining-requests", "3"), ("x-ratelimit-remaining-tokens", "1000")])).await;
+    // They refill meanwhile: ten requests and ten thousand tokens a second.
+    assert!(rpm < 60 && tpm < 60_000, "{rpm} {tpm}");
+    let [more, _] = ask(left(&[("anthropic-ratelimit-requests-remaining", "100000")])).await;
+    assert!(more < rpm + 40, "{more} after {rpm}: never raised");
+}

@@ -180,7 +180,7 @@ fn at_rest(gateway: &Gateway, world: &World) {
             journal.violation(format!("{}: {in_flight} permits have leaked", cell.name));
         }
     }
-    let (in_flight, waiting) = (gateway.in_flight(), gateway.waiting.load(std::sync::atomic::Ordering::Relaxed));
+    let (in_flight, waiting) = (gateway.in_flight(), gateway.waiting.count());
     if in_flight > 0 || waiting > 0 || world.running() > 0 {
         journal.violation(format!("at rest: {in_flight} in flight, {waiting} waiting, {} calls up", world.running()));
     }

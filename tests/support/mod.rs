@@ -15,7 +15,7 @@ pub mod upstream;
 pub use client::{Answer, Sse, chat_body, stream_body};
 pub use gateway::{ADMIN_TOKEN, Gateway, Run, binary, breakwater};
 pub use setup::Setup;
-pub use upstream::{Reply, Upstream};
+pub use upstream::{Reply, Upstream, completion};
 
 use std::time::{Duration, Instant};
 

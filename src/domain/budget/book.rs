@@ -6,8 +6,10 @@
 //! - A request that asks for more than is free gets less, if nobody else holds a reservation; as long as others do, it waits for
 //!   them: what they don't use comes back. It is refused only when what is left, reserved or not, does not pay for the least
 //!   that it can do with.
-//! - Who waits stands in line at one budget and holds nothing meanwhile. Nobody overtakes the line; its head is told when
-//!   something has changed. Somebody whose patience is over takes the least it can get, or goes.
+//! - Who waits stands in line at one budget and holds nothing meanwhile. Lines are kept by age, the age of the first wait, at
+//!   whichever budget that was: so of two that need the same two budgets one is first at both, and they cannot keep sending each
+//!   other back. Nobody overtakes an older one; the oldest of a line is told when something has changed. Somebody whose patience
+//!   is over takes the least it can get, or goes.
 //! - When a period ends, what is spent is forgotten and what is reserved stays: it will be charged in the new one. Time that goes
 //!   backwards does not bring an old period back.
 //! - Soft budgets reserve what is expected and refuse nobody.
@@ -18,7 +20,7 @@ use crate::domain::budget::{Mode, Terms};
 use crate::domain::histogram::LogHistogram;
 use crate::domain::money::NanoUsd;
 use crate::domain::time::Wall;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 /// Requests that may stand in line at one budget.
 pub const MAX_LINE: usize = 1_000;
@@ -100,7 +102,8 @@ struct Account<W> {
     spent: NanoUsd,
     reserved: NanoUsd,
     known: bool,
-    line: VecDeque<(u64, W)>,
+    /// By age.
+    line: BTreeMap<u64, W>,
     /// Of attempts under a soft budget.
     costs: LogHistogram,
 }
@@ -152,7 +155,7 @@ impl<W: Clone> Book<W> {
             spent: NanoUsd::ZERO,
             reserved: NanoUsd::ZERO,
             known,
-            line: VecDeque::new(),
+            line: BTreeMap::new(),
             costs: LogHistogram::default(),
         };
         self.accounts.insert(id, account);
@@ -163,7 +166,7 @@ impl<W: Clone> Book<W> {
     #[must_use]
     pub fn close(&mut self, id: BudgetId) -> Vec<W> {
         let line = self.accounts.remove(&id).map(|account| account.line).unwrap_or_default();
-        line.into_iter().map(|(_, waker)| waker).collect()
+        line.into_values().collect()
     }
 
     /// Changes amount and mode.
@@ -203,11 +206,11 @@ impl<W: Clone> Book<W> {
                 if place.as_ref().is_some_and(|place| place.budget == budget) {
                     return answer;
                 }
+                let ticket = place.as_ref().map_or_else(|| self.number(), |place| place.ticket);
                 told.extend(self.leave(place));
-                let ticket = self.number();
                 match self.accounts.get_mut(&budget).map(|account| &mut account.line) {
                     Some(line) if line.len() < MAX_LINE => {
-                        line.push_back((ticket, waker.clone()));
+                        line.insert(ticket, waker.clone());
                         *place = Some(Place { budget, ticket });
                         answer
                     }
@@ -234,18 +237,18 @@ impl<W: Clone> Book<W> {
         if let Some((id, _)) = hard().find(|(_, a)| a.known && a.unspent() < demand.least) {
             return Answer::Spent(id);
         }
-        let is_head = |id: BudgetId, account: &Account<W>| match account.line.front() {
-            None => true,
-            Some((ticket, _)) => place.is_some_and(|place| (place.budget, place.ticket) == (id, *ticket)),
+        let is_first = |account: &Account<W>| {
+            let oldest = account.line.first_key_value().map(|(ticket, _)| *ticket);
+            oldest.is_none_or(|oldest| place.is_some_and(|place| place.ticket <= oldest))
         };
         // Where nobody holds anything, waiting would bring nothing: what is free there bounds what is wanted.
-        let alone = hard().filter(|(id, a)| a.reserved <= NanoUsd::ZERO && is_head(*id, a)).map(|(_, a)| a.free());
+        let alone = hard().filter(|(_, a)| a.reserved <= NanoUsd::ZERO && is_first(a)).map(|(_, a)| a.free());
         let wanted = alone.fold(demand.ceiling, NanoUsd::min);
         let enough = if demand.hurried { demand.least } else { wanted };
-        let short = |id: BudgetId, a: &Account<W>| {
-            !a.known || (a.free() < enough && a.reserved > NanoUsd::ZERO) || (!demand.hurried && !is_head(id, a))
+        let short = |a: &Account<W>| {
+            !a.known || (a.free() < enough && a.reserved > NanoUsd::ZERO) || (!demand.hurried && !is_first(a))
         };
-        if let Some((id, _)) = hard().find(|(id, a)| short(*id, a)) {
+        if let Some((id, _)) = hard().find(|(_, a)| short(a)) {
             return if demand.hurried { Answer::Held(id) } else { Answer::Wait(id) };
         }
         let amount = hard().map(|(_, a)| a.free()).reduce(NanoUsd::min).map(|free| free.min(demand.ceiling));
@@ -271,7 +274,7 @@ impl<W: Clone> Book<W> {
     pub fn leave(&mut self, place: &mut Option<Place>) -> Vec<W> {
         let Some(Place { budget, ticket }) = place.take() else { return Vec::new() };
         if let Some(account) = self.accounts.get_mut(&budget) {
-            account.line.retain(|(other, _)| *other != ticket);
+            account.line.remove(&ticket);
         }
         self.head(budget)
     }
@@ -339,7 +342,7 @@ impl<W: Clone> Book<W> {
 
     fn head(&self, id: BudgetId) -> Vec<W> {
         let account = self.accounts.get(&id);
-        account.and_then(|account| account.line.front()).map(|(_, waker)| waker.clone()).into_iter().collect()
+        account.and_then(|account| account.line.first_key_value()).map(|(_, waker)| waker.clone()).into_iter().collect()
     }
 
     fn number(&mut self) -> u64 {

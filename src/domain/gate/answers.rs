@@ -47,6 +47,8 @@ pub struct Ticket {
     /// Of the breaker's state period that let it in.
     pub epoch: u64,
     pub probe: bool,
+    /// The one probe while its failure domain is open.
+    pub held: bool,
     /// Reserved.
     pub tokens: u64,
     /// When it was admitted.
@@ -65,6 +67,8 @@ pub enum RefusalReason {
     HalfOpenFull,
     /// Half-open, and this request may not be a probe.
     ProbeNotAllowed,
+    /// The endpoint's failure domain is open for it.
+    DomainOpen,
     /// Recently closed, and not in the share that is let through.
     Ramping,
     /// Paused after a 429.
@@ -76,14 +80,17 @@ pub enum RefusalReason {
     Rpm,
     Tpm,
     Concurrency,
+    /// Others wait for a place here.
+    Queued,
 }
 
 impl RefusalReason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::BreakerOpen,
         Self::ForcedOpen,
         Self::HalfOpenFull,
         Self::ProbeNotAllowed,
+        Self::DomainOpen,
         Self::Ramping,
         Self::RateLimited,
         Self::Quota,
@@ -92,6 +99,7 @@ impl RefusalReason {
         Self::Rpm,
         Self::Tpm,
         Self::Concurrency,
+        Self::Queued,
     ];
 
     /// The name in decisions and metrics.
@@ -102,6 +110,7 @@ impl RefusalReason {
             Self::ForcedOpen => "forced_open",
             Self::HalfOpenFull => "half_open_full",
             Self::ProbeNotAllowed => "probe_not_allowed",
+            Self::DomainOpen => "domain_open",
             Self::Ramping => "ramping",
             Self::RateLimited => "rate_limited",
             Self::Quota => "quota",
@@ -110,7 +119,22 @@ impl RefusalReason {
             Self::Rpm => "rpm",
             Self::Tpm => "tpm",
             Self::Concurrency => "concurrency",
+            Self::Queued => "queued",
         }
+    }
+
+    /// Whether the refusal ends at its `retry_at` by itself; the others end when somebody else does something.
+    #[must_use]
+    pub fn ends_by_time(self) -> bool {
+        use RefusalReason::{AuthFailed, Quota, RateLimited, Rpm, Tpm, Unavailable};
+        matches!(self, RateLimited | Quota | AuthFailed | Unavailable | Rpm | Tpm)
+    }
+
+    /// Whether it is the breaker's word, or its domain's; the others are limits.
+    #[must_use]
+    pub fn is_breaker(self) -> bool {
+        use RefusalReason::{BreakerOpen, DomainOpen, ForcedOpen, HalfOpenFull, ProbeNotAllowed, Ramping};
+        matches!(self, BreakerOpen | DomainOpen | ForcedOpen | HalfOpenFull | ProbeNotAllowed | Ramping)
     }
 }
 
@@ -163,6 +187,8 @@ pub struct GateView {
     pub concurrency: (u32, u32),
     /// The pause that ends last.
     pub paused: Option<(PauseReason, Ts)>,
+    /// Shut for its failure domain until about then.
+    pub held_until: Option<Ts>,
     /// The limit learnt from 429s, while it is in force.
     pub learnt_rpm: Option<u64>,
 }

@@ -89,7 +89,6 @@ impl Recovery {
                 failures,
                 retry_after: None,
                 over_budget: Vec::new(),
-                started_waiting: None,
                 has_hedged: true,
                 body: Some(self.body.clone()),
                 go_on: Some(Rc::from(transcript)),
