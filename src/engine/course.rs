@@ -246,10 +246,12 @@ impl<'a> Course<'a> {
     fn patience(&self, index: usize, attempt: &Attempt) -> Patience {
         let share = self.plan.share(index, attempt.started());
         let configured = attempt.config.timeouts.first_byte;
+        let is_last = self.plan.is_last(index);
         Patience {
             first_byte: configured.min(share),
-            is_callers: share <= configured && self.plan.is_last(index),
+            is_callers: share <= configured && is_last,
             deadline: self.plan.deadline(),
+            has_others: !is_last,
         }
     }
 
