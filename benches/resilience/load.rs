@@ -11,6 +11,7 @@ use breakwater::clock;
 use breakwater::domain::gate::Door;
 use breakwater::engine::access::Caller;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -61,6 +62,15 @@ impl Results {
         self.share(|end| *end == End::Complete)
     }
 
+    /// What became of those without a whole answer, and how many providers were down then.
+    pub fn losses(&self) -> String {
+        let mut by_reason: BTreeMap<String, u32> = BTreeMap::new();
+        for Outcome { seen, down, .. } in self.outcomes.iter().filter(|o| o.seen.end != End::Complete) {
+            *by_reason.entry(format!("{:?} with {down} down, {} attempts", seen.end, seen.attempts)).or_default() += 1;
+        }
+        by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect::<Vec<_>>().join(", ")
+    }
+
     pub fn calls_per_request(&self) -> f64 {
         self.calls as f64 / self.outcomes.len() as f64
     }
@@ -78,8 +88,11 @@ fn config(plan: &Plan) -> String {
     let line = |name: &&str| {
         format!("  {name}: {{dialect: openai, base_url: 'http://{name}.example/v1', allow_private: true}}\n")
     };
-    let endpoint =
-        |name: &&str| format!("  {name}: {{provider: {name}, model: m-{name}, price: {{input: 1, output: 1}}}}\n");
+    // To try other settings: `breaker: {max_open_for: 30s}`.
+    let more = std::env::var("BREAKWATER_BENCH_ENDPOINT").unwrap_or_default();
+    let endpoint = |name: &&str| {
+        format!("  {name}: {{provider: {name}, model: m-{name}, price: {{input: 1, output: 1}}, {more}}}\n")
+    };
     format!(
         "server: {{auth: open, max_in_flight: 100000}}\nproviders:\n{}endpoints:\n{}routes:\n  chat: {{endpoints: [{}], {}}}\n",
         names.iter().map(line).collect::<String>(),

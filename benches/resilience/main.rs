@@ -64,7 +64,9 @@ fn main() -> ExitCode {
     let mut measure = |name: &str, rows: &mut dyn FnMut() -> Vec<Row>| {
         if name.contains(&arguments.only) {
             let since = Instant::now();
-            report.rows.extend(rows());
+            let rows = rows();
+            rows.iter().for_each(|r| eprintln!("  {}: {}", r.figure, r.sample));
+            report.rows.extend(rows);
             eprintln!("{name}: {:.0} s", since.elapsed().as_secs_f64());
         }
     };

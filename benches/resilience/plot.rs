@@ -94,11 +94,13 @@ fn group(svg: &mut String, bar: &Bar, y: f64) {
         let end = LEFT + length(value);
         write!(svg, "<rect x=\"{LEFT}\" y=\"{top}\" width=\"{:.1}\" height=\"18\" fill=\"{colour}\"/>", end - LEFT)
             .unwrap();
-        let beside = if (LEFT + length(bar.limit) - end).abs() < 8.0 { 14.0 } else { 8.0 };
+        // Beside the bar, or beyond the target's line where that would run through the words.
+        let line = LEFT + length(bar.limit);
+        let at = if (end - 2.0..end + 64.0).contains(&line) { line + 8.0 } else { end + 8.0 };
         writeln!(
             svg,
             "<text x=\"{:.1}\" y=\"{}\" font-size=\"12\" font-weight=\"{weight}\" fill=\"{INK}\">{}</text>",
-            end + beside,
+            at,
             top + 13.5,
             bar.unit.show(value)
         )

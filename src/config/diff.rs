@@ -90,7 +90,7 @@ macro_rules! differing {
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     let (s, t) = (&old.server, &new.server);
-    let bound = differing!(s, t, listen, admin_listen, auth, tls, workers);
+    let bound = differing!(s, t, listen, admin_listen, auth, tls, workers, write_stall);
     once(&mut changes, Block::Server, bound, true);
     once(
         &mut changes,

@@ -60,6 +60,8 @@ pub struct ServerConfig {
     pub deadline: Duration,
     /// Whether `/metrics` needs the admin token.
     pub metrics_auth: bool,
+    /// A client that takes nothing of what was sent to it for so long is cut off; `None`: never.
+    pub write_stall: Option<Duration>,
 }
 
 impl Default for ServerConfig {
@@ -76,6 +78,7 @@ impl Default for ServerConfig {
             max_waiting: 1000,
             deadline: Duration::from_secs(600),
             metrics_auth: false,
+            write_stall: Some(Duration::from_secs(60)),
         }
     }
 }

@@ -46,6 +46,10 @@ pub fn server(root: &mut Section<'_>) -> ServerConfig {
     s.set("max_waiting", &mut c.max_waiting, whole(0, 1_000_000));
     s.set("deadline", &mut c.deadline, duration(MS, HOUR * 24));
     s.set("metrics_auth", &mut c.metrics_auth, yes_or_no);
+    s.set("write_stall", &mut c.write_stall, |s| match s.text.as_str() {
+        "off" => Ok(None),
+        _ => duration(SECOND, HOUR)(s).map(Some).map_err(|allowed| format!("{allowed}, or off")),
+    });
     c
 }
 

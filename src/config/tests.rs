@@ -38,7 +38,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
     let cases = [
         (
             "server: {lsiten: 127.0.0.1:80}",
-            "c.yaml:1:10: server.lsiten: unknown key, did you mean `listen`?; allowed: admin_listen, auth, body_limit, deadline, drain, listen, max_in_flight, max_waiting, metrics_auth, tls, workers",
+            "c.yaml:1:10: server.lsiten: unknown key, did you mean `listen`?; allowed: admin_listen, auth, body_limit, deadline, drain, listen, max_in_flight, max_waiting, metrics_auth, tls, workers, write_stall",
         ),
         (
             "colour: red",
@@ -55,6 +55,10 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         (
             "server: {listen: 127.0.0.1:1, admin_listen: 127.0.0.1:1}",
             "c.yaml:1:45: server.admin_listen: is the same as `listen`; expected another address, or null",
+        ),
+        (
+            "server: {write_stall: 0s}",
+            "c.yaml:1:23: server.write_stall: `0s` is not allowed; expected a duration from 1s to 1h, such as 250ms, 5s, 2m or 1h, or off",
         ),
         ("server: {auth: none}", "c.yaml:1:16: server.auth: `none` is not allowed; expected one of required, open"),
         (

@@ -7,6 +7,7 @@ use crate::config::model::EndpointConfig;
 use crate::dialects::openai::request::MaxTokens;
 use crate::dialects::openai::usage::Reported;
 use crate::domain::budget::open::OpenAttempt;
+use crate::domain::health::Figures;
 use crate::domain::ledger::Entry;
 use crate::domain::money::NanoUsd;
 use crate::domain::outcome::Outcome;
@@ -181,6 +182,12 @@ impl Attempt {
     #[must_use]
     pub fn started(&self) -> Ts {
         self.permit.as_ref().map_or_else(clock::now, Permit::started)
+    }
+
+    /// What the endpoint knows of itself.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.permit.as_ref().map_or_else(Figures::default, |permit| permit.cell().figures())
     }
 
     /// The attempt came to `outcome`; `message` is for the record, `retry_after` what a 429 or 503 asked for.

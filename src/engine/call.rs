@@ -36,6 +36,8 @@ pub struct Patience {
     pub is_callers: bool,
     /// The request's.
     pub deadline: Ts,
+    /// Whether somebody else is left to ask if this call fails.
+    pub has_others: bool,
 }
 
 /// How an attempt ended.
@@ -99,8 +101,12 @@ impl Call<'_> {
         }
         let deadline = self.patience.deadline;
         let total = started.plus(config.timeouts.total);
-        let bounds =
-            Bounds { idle: config.timeouts.idle, until: total.min(deadline), is_callers_deadline: deadline <= total };
+        let bounds = Bounds {
+            idle: config.timeouts.idle,
+            until: total.min(deadline),
+            is_callers_deadline: deadline <= total,
+            has_others: self.patience.has_others,
+        };
         if self.understood.request.stream {
             // Apart, so that whole answers, by far the most, need not carry its room along.
             Box::pin(self.stream(attempt, response, bounds, started.plus(first_byte))).await

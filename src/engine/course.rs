@@ -157,7 +157,7 @@ impl<'a> Course<'a> {
         let open = |i: usize| self.cell(i).is_some_and(|c| c.hot.lock().gate.peek(now, tokens, false).is_none());
         // A request serves as a probe only while it could still be answered elsewhere, or when nobody else is left at all.
         let has_alternative = self.plan.has_alternative(index, open);
-        let may_probe = has_alternative || self.is_last_hope(index);
+        let may_probe = has_alternative || self.is_last_hope(index) || self.plan.is_spared(index);
         // A recovering endpoint takes a request that has nowhere else to go.
         let roll = if has_alternative { fastrand::f64() } else { 0.0 };
         let priority = self.ctx.caller.priority();
@@ -246,10 +246,12 @@ impl<'a> Course<'a> {
     fn patience(&self, index: usize, attempt: &Attempt) -> Patience {
         let share = self.plan.share(index, attempt.started());
         let configured = attempt.config.timeouts.first_byte;
+        let is_last = self.plan.is_last(index);
         Patience {
             first_byte: configured.min(share),
-            is_callers: share <= configured && self.plan.is_last(index),
+            is_callers: share <= configured && is_last,
             deadline: self.plan.deadline(),
+            has_others: !is_last,
         }
     }
 
@@ -260,7 +262,12 @@ impl<'a> Course<'a> {
     }
 
     fn refused(&mut self, index: usize, cell: &EndpointCell, now: Ts, refusal: Refusal) {
-        self.plan.refused(index);
+        let for_others = matches!(refusal.reason, RefusalReason::Ramping | RefusalReason::ProbeNotAllowed);
+        if for_others && !self.plan.is_spared(index) {
+            self.plan.spared(index);
+        } else {
+            self.plan.refused(index);
+        }
         self.ctx.worker.gateway.counters.refusals.fetch_add(1, Relaxed);
         self.ctx.note(now, |at_ms| Step::Refused {
             at_ms,

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use reqwest::Response;
 use resume::Resume;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
@@ -32,6 +33,8 @@ const PING_EVERY: Duration = Duration::from_secs(15);
 const PING: Bytes = Bytes::from_static(b": ping\n\n");
 /// Events that came together are joined up to this many bytes.
 const JOINED: usize = 64 << 10;
+/// An event that takes less than this is no crawl, however fast the endpoint is: packets get lost and are sent again.
+const SHORTEST_CRAWL: Duration = Duration::from_secs(1);
 /// After the last event: how long to wait for the body's proper end, which lets the connection be used again.
 const TAIL_WAIT: Duration = Duration::from_millis(100);
 
@@ -58,6 +61,8 @@ pub struct Relay {
     phase: Phase,
     /// Who goes on with the text if the stream breaks off; `None`: nobody.
     recovery: Option<Box<Recovery>>,
+    /// Bytes were handed over and nobody has come for more yet.
+    handed: bool,
     idle: Duration,
     last_bytes: Ts,
     last_ping: Ts,
@@ -76,6 +81,8 @@ pub struct Bounds {
     pub idle: Duration,
     pub until: Ts,
     pub is_callers_deadline: bool,
+    /// Whether somebody else is left to ask while nothing has been passed on.
+    pub has_others: bool,
 }
 
 impl Relay {
@@ -98,6 +105,7 @@ impl Relay {
             flow,
             phase: Phase::Reading,
             recovery: None,
+            handed: false,
             idle: bounds.idle,
             last_bytes: now,
             last_ping: now,
@@ -106,7 +114,7 @@ impl Relay {
             until: bounds.until,
             is_callers_deadline: bounds.is_callers_deadline,
         };
-        match relay.hold_head(head_until).await {
+        match relay.hold_head(head_until, bounds.has_others).await {
             Ok(()) => Ok(relay),
             Err(e) => match relay.attempt.take() {
                 Some(attempt) => Err(Box::new(HeadFailure { attempt, outcome: e.outcome, message: e.message })),
@@ -121,9 +129,11 @@ impl Relay {
         self.recovery = Some(Box::new(recovery));
     }
 
-    async fn hold_head(&mut self, head_until: Ts) -> Result<(), CallError> {
+    async fn hold_head(&mut self, head_until: Ts, has_others: bool) -> Result<(), CallError> {
         let protocol = |message: &str| CallError { outcome: Outcome::Protocol, message: message.into() };
         let late = |message: &str| CallError { outcome: Outcome::FirstByteTimeout, message: message.into() };
+        // The event that has begun to come, by its number, and until when it must be there if it is not to be called crawling.
+        let mut begun: Option<(usize, Ts)> = None;
         loop {
             let flow = &self.flow;
             if flow.has_content() || flow.events() >= HEAD_EVENTS || flow.ready_bytes() >= HEAD_BYTES {
@@ -132,8 +142,20 @@ impl Relay {
             if flow.has_ended() {
                 return Err(protocol("the stream ended without content"));
             }
-            let left = head_until.since(clock::now()).min(self.idle);
-            match tokio::time::timeout(left, read(&mut self.response)).await {
+            if !flow.is_mid_event() {
+                begun = None;
+            } else if has_others && begun.is_none_or(|(number, _)| number != flow.events()) {
+                begun = self.slowest_event().map(|limit| (flow.events(), self.last_bytes.plus(limit)));
+            }
+            let now = clock::now();
+            let crawl = begun.map(|(_, by)| by.since(now));
+            let left = head_until.since(now).min(self.idle);
+            match tokio::time::timeout(crawl.map_or(left, |crawl| crawl.min(left)), read(&mut self.response)).await {
+                Err(_) if crawl.is_some_and(|crawl| crawl <= left) => {
+                    return Err(late(
+                        "the stream crawls: a token takes ten times as long as in the endpoint's slowest",
+                    ));
+                }
                 Err(_) => return Err(late("no content in time")),
                 Ok(Err(e)) => return Err(e),
                 Ok(Ok(Some(bytes))) => {
@@ -142,6 +164,14 @@ impl Relay {
                 Ok(Ok(None)) => return Err(protocol("the stream ended before its first content")),
             }
         }
+    }
+
+    /// How long an event may be on its way: ten times what the slowest hundredth of the endpoint's streams take for a token. An event
+    /// is a token at least, so a stream that needs longer for one has less than a tenth of their rate. The pauses between events say
+    /// nothing: a model may think. `None`: too little is known of the endpoint.
+    fn slowest_event(&self) -> Option<Duration> {
+        let slow = self.attempt.as_ref()?.figures().slow_token_us?;
+        Some(Duration::from_micros(slow.saturating_mul(10)).max(SHORTEST_CRAWL))
     }
 
     /// Takes bytes in, and notes what was seen.
@@ -153,6 +183,13 @@ impl Relay {
 
     /// The next bytes for the client; `None` at the end. Dropping the relay cancels the upstream.
     pub async fn next(&mut self) -> Option<Bytes> {
+        self.handed = false;
+        let next = self.find_next().await;
+        self.handed = next.is_some();
+        next
+    }
+
+    async fn find_next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(ready) = self.flow.take_ready() {
                 return Some(ready);
@@ -273,6 +310,18 @@ impl Relay {
             attempt.context().ended("success", 200);
             attempt.settle(Outcome::Success, "", None).durable().await;
         }
+    }
+}
+
+/// A stream that is given up: the client went away, or stopped reading until its connection was closed.
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let Some(attempt) = self.attempt.take() else { return };
+        let ctx = Rc::clone(attempt.context());
+        let limit = ctx.worker.gateway.config().server.write_stall;
+        // The kernel's time begins when the client's window closes; its own buffer goes on filling after that.
+        let is_unread = self.handed && limit.is_some_and(|limit| clock::now().since(self.last_bytes) >= limit / 2);
+        ctx.cancel(attempt, if is_unread { "the client stopped reading" } else { ctx.why_cancelled() });
     }
 }
 

@@ -141,13 +141,15 @@ fn config(dice: &mut Rng, natures: &[Nature], routes: &[Route]) -> String {
         dice.shuffle(&mut endpoints);
         writeln!(
             text,
-            "  {}: {{strategy: {}, endpoints: [{}], deadline: {}ms, retry: {{max_attempts: {}, backoff: {}ms}}}}",
+            "  {}: {{strategy: {}, endpoints: [{}], deadline: {}ms, retry: {{max_attempts: {}, backoff: {}ms}}, hedge: {}, recover: {}}}",
             route.name,
             pick(dice, &STRATEGIES),
             endpoints.join(", "),
             route.deadline.as_millis(),
             route.max_attempts,
             pick(dice, &[100, 200, 1_000]),
+            pick(dice, &["off", "off", "{after: p90, max_extra: 0.5}", "{after: 150ms, max_extra: 1.0}"]),
+            pick(dice, &["off", "continue"]),
         )
         .unwrap();
     }
