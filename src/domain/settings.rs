@@ -62,7 +62,7 @@ impl Default for BreakerSettings {
             half_open_successes: 2,
             half_open_for: secs(60),
             ramp: secs(20),
-            reopen_wait: Duration::from_millis(250),
+            reopen_wait: Duration::from_millis(25),
         }
     }
 }
