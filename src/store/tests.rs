@@ -445,11 +445,11 @@ fn a_newer_schema_is_left_alone() {
     let (store, _) = open(dir.path());
     fill(&store, 0..10);
     drop(store);
-    fs::write(dir.path().join("VERSION"), "breakwater store schema 4\n").unwrap();
+    fs::write(dir.path().join("VERSION"), "breakwater store schema 5\n").unwrap();
     let before = snapshot(dir.path());
     for options in [OpenOptions::at(dir.path(), START), accepting(dir.path())] {
         let error = Store::open(&options).err().unwrap();
-        assert_eq!(error, StoreError::NewerSchema { path: dir.path().into(), found: 4, known: 3 });
+        assert_eq!(error, StoreError::NewerSchema { path: dir.path().into(), found: 5, known: 4 });
         assert_eq!(snapshot(dir.path()), before);
     }
 }
