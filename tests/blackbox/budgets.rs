@@ -4,6 +4,7 @@
 use crate::support::ledger::cost;
 use crate::support::{Answer, Gateway, Reply, Setup, Upstream, chat_body, eventually, ms, secs, stream_body};
 use serde_json::{Value, json};
+use std::io::Write;
 use std::time::Instant;
 
 /// A setup with one endpoint `a`, and budgets below `budgets:`.
@@ -243,12 +244,18 @@ async fn spend_survives_a_restart_and_a_kill_in_the_middle_of_a_request() {
 
     a.set(Reply::Hang);
     let body = with_max(chat_body("chat"), 100);
-    let id = [("x-breakwater-request-id", "killed"), tagged[0]];
-    let asked = tokio::time::timeout(secs(20), gateway.chat_with(&id, &body));
-    let reserved = tokio::select! {
-        _ = asked => panic!("nobody answers"),
-        () = eventually(secs(10), "the upstream is called", async || a.running() == 1) => nano(&gateway, "day", "reserved").await,
-    };
+    // Its caller holds on until the kill: one that leaves gives its reservation back.
+    let text = body.to_string();
+    let mut caller = gateway.connect();
+    write!(
+        caller,
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nx-breakwater-request-id: killed\r\n\
+         x-breakwater-tag: team=a\r\ncontent-length: {}\r\n\r\n{text}",
+        text.len()
+    )
+    .unwrap();
+    eventually(secs(10), "the upstream is called", async || a.running() == 1).await;
+    let reserved = nano(&gateway, "day", "reserved").await;
     assert!(reserved > 200_000, "{reserved}");
     gateway.kill();
     a.set(Reply::Completion);
