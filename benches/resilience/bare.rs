@@ -3,7 +3,7 @@
 //! broken one as well as the gateway does.
 
 use crate::world::answer::text;
-use crate::world::client::{End, Reader, Request, Seen, body};
+use crate::world::client::{End, Reader, Request, Seen, Told, body};
 use crate::world::provider::World;
 use breakwater::dialects::upstream::Transport;
 use breakwater::engine::error::Code;
@@ -51,8 +51,9 @@ async fn stream(mut response: Response, request: &Request) -> End {
     while let Ok(Ok(Some(bytes))) = tokio::time::timeout(PATIENCE, response.chunk()).await {
         reader.take(&bytes);
     }
-    let mut seen = Seen { end: End::Cut, took: Duration::ZERO, first: None, attempts: 0, why: String::new() };
-    match reader.judge(request, &mut seen) {
+    let mut seen =
+        Seen { end: End::Cut, took: Duration::ZERO, first: None, attempts: 0, lowered: false, why: String::new() };
+    match reader.judge(&Told::of(request, None), &mut seen) {
         End::Complete => End::Complete,
         _ if reader.text.is_empty() => End::Refused(Code::UpstreamFailed),
         _ => End::Cut,

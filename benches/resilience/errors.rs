@@ -63,14 +63,14 @@ pub fn random() -> Vec<Row> {
 
 /// 2 % of the answers take twenty times as long: `The Tail at Scale`'s case (Dean and Barroso, CACM 2013: 1,800 to 74 ms for 2 %).
 pub fn hedging() -> Vec<Row> {
-    let scenario = "2 % of answers take 20 × as long, `hedge: {after: 113ms}`";
+    let scenario = "2 % of answers take 20 × as long, `hedge: {after: 111ms}`";
     let nature = |name: &str, seed| {
         let of = Box::new(Latency::Lognormal { median_ms: 100.0, p99_ms: 110.0 });
         let latency = Latency::Bimodal { of, share: 0.02, factor: 20.0 };
         Nature { gap: Duration::ZERO, ..Nature::fair(name, seed, latency) }
     };
     let with = |seed, route| Plan { per_second: 50.0, ..plan(seed, route, nature) };
-    let route = "strategy: weighted, hedge: {after: 113ms}";
+    let route = "strategy: weighted, hedge: {after: 111ms}";
     let hedged = pooled(SEEDS, |seed| with(seed, route), through_engine);
     let patient = pooled(SEEDS, |seed| with(seed, "strategy: weighted"), through_engine);
     let bare = pooled(SEEDS, |seed| with(seed, "strategy: weighted"), through_bare_client);

@@ -111,6 +111,8 @@ fn requests(plan: &Plan) -> impl Iterator<Item = (Duration, Request)> {
             name: format!("r{n}"),
             route: "chat".into(),
             tokens: plan.tokens,
+            max_tokens: None,
+            recovers: false,
             stream: dice.f64() < plan.streams,
             leaves_after: None,
             must_end_by: Duration::from_secs(700),
@@ -185,7 +187,7 @@ pub fn through_bare_client(plan: &Plan) -> Results {
                 let started = clock::now();
                 let end = bare::ask(&world, &request).await;
                 let took = clock::now().since(started);
-                let seen = Seen { end, took, first: None, attempts: 0, why: String::new() };
+                let seen = Seen { end, took, first: None, attempts: 0, lowered: false, why: String::new() };
                 outcomes.borrow_mut().push(Outcome {
                     seen,
                     down: u32::try_from(down).unwrap_or(u32::MAX),

@@ -7,6 +7,8 @@
 
 use crate::actors::endpoint::DeathNotice;
 use crate::actors::messages::{Commit, StallNow};
+pub use crate::actors::space::Room;
+use crate::actors::space::Space;
 use crate::actors::upkeep::Upkeep;
 use crate::clock;
 use crate::config::model::{Durability, OnStoreFailure};
@@ -15,6 +17,7 @@ use crate::store::{Area, LedgerItem, LedgerReader, LedgerWriter, StateStore};
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
@@ -110,6 +113,7 @@ pub struct LedgerStatus {
     pub commits: u64,
     /// Why the last commit failed, while it does.
     pub failing: Option<String>,
+    pub room: Room,
 }
 
 struct Shared {
@@ -129,6 +133,7 @@ struct Shared {
     commits: AtomicU64,
     failing: Mutex<Option<String>>,
     upkeep: Mutex<Upkeep>,
+    space: Space,
 }
 
 /// Shared by everybody who has something to write.
@@ -160,6 +165,7 @@ impl LedgerHandle {
             commits: AtomicU64::new(0),
             failing: Mutex::default(),
             upkeep: Mutex::default(),
+            space: Space::default(),
         }))
     }
 
@@ -167,6 +173,13 @@ impl LedgerHandle {
     #[must_use]
     pub fn keeping(self, keep: Option<Duration>) -> Self {
         *self.0.upkeep.lock() = Upkeep::new(keep);
+        self
+    }
+
+    /// Warns from now on, at each tick, of less than `low_space` bytes of room in `folder`; zero: never.
+    #[must_use]
+    pub fn watching(self, folder: &Path, low_space: u64) -> Self {
+        self.0.space.watch(folder.to_path_buf(), low_space);
         self
     }
 
@@ -264,6 +277,7 @@ impl LedgerHandle {
             lost_rows: self.0.lost_rows.load(Relaxed),
             commits: self.0.commits.load(Relaxed),
             failing: self.0.failing.lock().clone(),
+            room: self.0.space.room(),
         }
     }
 
@@ -319,6 +333,7 @@ impl LedgerHandle {
     }
 
     fn tick(&self) {
+        self.0.space.look();
         let (now, mut slot) = (clock::wall(), self.0.writer.lock());
         let Some(writer) = slot.as_mut().filter(|_| self.0.failing.lock().is_none()) else { return };
         match writer.tick(now) {

@@ -47,7 +47,8 @@ pub fn assemble(startup: Startup, ledger_arbiter: &ArbiterHandle) -> Result<Asse
     }
     let ledger =
         LedgerHandle::new(writer, store.reader(), store.state(), config.store.durability, config.store.on_failure)
-            .keeping(config.store.retention.rows);
+            .keeping(config.store.retention.rows)
+            .watching(&config.store.path, config.store.low_space);
     drop(store);
     let events = Events::default();
     let supervisor = Supervisor::new(ledger.clone(), ledger_arbiter.clone(), events.clone()).start();

@@ -98,7 +98,12 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         differing!(s, t, body_limit, max_in_flight, max_waiting, drain, deadline, metrics_auth),
         false,
     );
-    once(&mut changes, Block::Store, differing!(&old.store, &new.store, path, durability, on_failure, retention), true);
+    once(
+        &mut changes,
+        Block::Store,
+        differing!(&old.store, &new.store, path, durability, on_failure, low_space, retention),
+        true,
+    );
     let retries = differing!(&old.retry_budget, &new.retry_budget, ratio, min_per_second, window);
     once(&mut changes, Block::RetryBudget, retries, false);
     let domains = differing!(&old.domains, &new.domains, share, minimum, within, open_for, max_open_for);

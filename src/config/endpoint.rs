@@ -171,8 +171,8 @@ fn limits(s: &mut Section<'_>, c: &mut LimitSettings) {
     s.set_or_none("rpm", &mut c.rpm, whole(1, 100_000_000));
     s.set_or_none("tpm", &mut c.tpm, whole(1, 100_000_000_000));
     s.set("concurrency", &mut c.concurrency, whole(1, 1_000_000));
+    s.set("adaptive", &mut c.adaptive, scalar::yes_or_no);
     s.set("max_wait", &mut c.max_wait, duration(Duration::ZERO, HOUR));
-    s.unsupported(&["adaptive"]);
 }
 
 fn timeouts(s: &mut Section<'_>, c: &mut TimeoutSettings) {

@@ -100,6 +100,8 @@ pub struct StoreConfig {
     pub path: PathBuf,
     pub durability: Durability,
     pub on_failure: OnStoreFailure,
+    /// Free bytes of its disk below which there is a warning; 0: never.
+    pub low_space: u64,
     pub retention: Retention,
 }
 

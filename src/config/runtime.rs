@@ -75,7 +75,7 @@ pub fn endpoint_to_json(e: &EndpointConfig) -> Value {
     let mut out = json!({
         "provider": &*e.provider.name,
         "model": &*e.model,
-        "limits": {"rpm": l.rpm, "tpm": l.tpm, "concurrency": l.concurrency, "max_wait": format_duration(l.max_wait)},
+        "limits": {"rpm": l.rpm, "tpm": l.tpm, "concurrency": l.concurrency, "adaptive": l.adaptive, "max_wait": format_duration(l.max_wait)},
         "weight": e.weight,
         "quality": e.quality,
         "timeouts": {
@@ -225,6 +225,7 @@ mod tests {
             e.price = Some(Arc::new(price));
             e.limits.rpm = Some(numbers[0].into());
             e.limits.max_wait = dur(0);
+            e.limits.adaptive = probe == 1;
             e.timeouts.total = dur(1);
             e.breaker.failure_rate = share(0);
             e.breaker.jitter = share(1);

@@ -92,6 +92,9 @@ fn days_or_null(s: &Scalar) -> Result<Option<Duration>, String> {
         .ok_or_else(|| "whole days from 1d to 36500d, such as 400d, or null to keep all".into())
 }
 
+/// Room for about a million ledger rows, see docs/benchmarks.md.
+const LOW_SPACE: u64 = 256 << 20;
+
 /// Reads `store` at the top of the file.
 pub fn store(root: &mut Section<'_>) -> StoreConfig {
     let base_dir = root.src.base_dir;
@@ -99,6 +102,7 @@ pub fn store(root: &mut Section<'_>) -> StoreConfig {
         path: base_dir.join("data/state"),
         durability: Durability::Group,
         on_failure: OnStoreFailure::ServeAndCount,
+        low_space: LOW_SPACE,
         retention: Retention::default(),
     };
     let Some(mut s) = root.section("store") else { return c };
@@ -115,6 +119,7 @@ pub fn store(root: &mut Section<'_>) -> StoreConfig {
         _ => None,
     });
     s.set("on_failure", &mut c.on_failure, on_failure);
+    s.set("low_space", &mut c.low_space, |s| size(0, 1 << 60)(s).map(|bytes| bytes as u64));
     if let Some(mut retention) = s.section("retention") {
         retention.set("rows", &mut c.retention.rows, days_or_null);
     }

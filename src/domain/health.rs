@@ -9,16 +9,18 @@
 //!   took if that is longer, so that a fast error never looks attractive; one that was cut off by a deadline took at least
 //!   that long;
 //! - a stream that succeeded tells its pace: the time per token after the first;
+//! - where `limits.adaptive` is on, the gradient takes times to first content (of a success without one, its end) and timeouts;
 //! - the breaker gets the verdict and whether the first byte was slow.
 //!
 //! It moves no gate and publishes nothing: that is the actor's.
 
 use crate::domain::breaker::{Breaker, BreakerCheckpoint, Transition};
 use crate::domain::gate::GateCheckpoint;
+use crate::domain::gradient::{Gradient, GradientCheckpoint};
 use crate::domain::latency::{EwmaCheckpoint, LatencyCheckpoint, LatencyRecorder, PeakEwma, Summary};
 use crate::domain::money::NanoUsd;
 use crate::domain::outcome::{Class, Failover, Outcome, Verdict};
-use crate::domain::settings::BreakerSettings;
+use crate::domain::settings::{BreakerSettings, LimitSettings};
 use crate::domain::slo::QuantileTable;
 use crate::domain::time::{Ts, Wall, micros};
 use crate::domain::usage::Usage;
@@ -52,6 +54,8 @@ pub struct Settle {
     /// Zero if unpriced or nothing was used.
     pub cost: NanoUsd,
     pub usage: Usage,
+    /// Calls out when it ended, itself among them.
+    pub out: u32,
 }
 
 /// What an endpoint did since it was first registered.
@@ -102,6 +106,9 @@ pub struct HealthCheckpoint {
     pub pace: LatencyCheckpoint,
     pub ewma: EwmaCheckpoint,
     pub totals: Totals,
+    /// While `limits.adaptive` is on.
+    #[serde(default)]
+    pub gradient: Option<GradientCheckpoint>,
     /// The endpoint's gate, which isn't part of its health; see [`HealthCheckpoint::with_gate`].
     #[serde(default)]
     pub gate: GateCheckpoint,
@@ -126,6 +133,8 @@ pub struct EndpointHealth {
     slow_token: (Option<u64>, u32),
     ewma: PeakEwma,
     totals: Totals,
+    /// While `limits.adaptive` is on.
+    gradient: Option<Gradient>,
 }
 
 impl EndpointHealth {
@@ -140,7 +149,23 @@ impl EndpointHealth {
             slow_token: (None, 0),
             ewma: PeakEwma::default(),
             totals: Totals::default(),
+            gradient: None,
         }
+    }
+
+    /// Begins or ends finding out how many calls at once the endpoint takes, as its limits say; what was found stays.
+    pub fn adapt(&mut self, limits: &LimitSettings) {
+        match &mut self.gradient {
+            _ if !limits.adaptive => self.gradient = None,
+            Some(gradient) => gradient.set_most(limits.concurrency),
+            None => self.gradient = Some(Gradient::new(limits.concurrency)),
+        }
+    }
+
+    /// The calls at once that it takes, if that is to be found out.
+    #[must_use]
+    pub fn concurrency(&self) -> Option<u32> {
+        self.gradient.as_ref().map(Gradient::limit)
     }
 
     /// Takes in the end of an attempt at `now`; `roll` (0..1) spreads the open period that may follow.
@@ -234,6 +259,7 @@ impl EndpointHealth {
             pace: self.pace.checkpoint(now),
             ewma: self.ewma.checkpoint(now, wall),
             totals: self.totals,
+            gradient: self.gradient.as_ref().map(Gradient::checkpoint),
             gate: GateCheckpoint::default(),
         }
     }
@@ -251,6 +277,7 @@ impl EndpointHealth {
             pace,
             ewma: PeakEwma::restore(&from.ewma, now, wall),
             totals: from.totals,
+            gradient: from.gradient.as_ref().map(|g| Gradient::restore(g, u32::MAX)),
         }
     }
 
@@ -277,6 +304,13 @@ impl EndpointHealth {
             None => {}
         }
         self.measure_pace(settle);
+        if let Some(gradient) = &mut self.gradient {
+            if class.slow {
+                gradient.on_timeout(Ts(at.0.saturating_sub(latency)), at);
+            } else if let Some(first) = settle.ttft_us.or(success.then_some(latency)) {
+                gradient.on_content(at, first, settle.out);
+            }
+        }
         let sent_elsewhere = matches!(class.verdict, Verdict::Failure { .. }) || class.failover == Failover::Yes;
         if sent_elsewhere {
             self.ewma.penalize(at, latency.max(micros(FAILURE_COUNTS_AS)));

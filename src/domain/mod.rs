@@ -10,6 +10,7 @@ pub mod complexity;
 pub mod domains;
 pub mod filter;
 pub mod gate;
+pub mod gradient;
 pub mod health;
 pub mod hedge;
 pub mod histogram;

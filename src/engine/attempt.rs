@@ -15,7 +15,7 @@ use crate::domain::time::{Ts, micros};
 use crate::domain::tokens::meter::Meter;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::engine::context::{CostState, RequestContext};
-use crate::engine::hold::Hold;
+use crate::engine::hold::{Cap, Hold};
 use crate::engine::record::{Step, ms};
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -128,7 +128,6 @@ impl Attempt {
         hold: Hold,
     ) -> Self {
         let number = ctx.attempt_started();
-        ctx.set_cap(hold.cap());
         let over = ctx.over_soft_budget || hold.is_exceeded();
         let decision = if over { format!("{decision};soft_budget").into() } else { decision };
         Self {
@@ -142,6 +141,12 @@ impl Attempt {
             injected: None,
             given: None,
         }
+    }
+
+    /// The maximum that a hard budget put into this attempt, and no other.
+    #[must_use]
+    pub fn cap(&self) -> Option<Cap> {
+        self.hold.cap()
     }
 
     /// A maximum that the request has to carry for a hard budget's sake.

@@ -15,6 +15,7 @@ use crate::domain::time::Ts;
 use crate::engine::attempt::{Attempt, Settled};
 use crate::engine::chaos;
 use crate::engine::context::RequestContext;
+use crate::engine::hold::Cap;
 use crate::engine::relay::{Bounds, Relay, not_a_stream};
 use crate::engine::serve::{Head, Served};
 use crate::engine::understand::Understood;
@@ -159,9 +160,9 @@ impl Call<'_> {
             return failed(attempt, outcome, &message, after);
         }
         self.ctx.ended(outcome.as_str(), status);
-        let config = Arc::clone(&attempt.config);
+        let (config, cap) = (Arc::clone(&attempt.config), attempt.cap());
         let settled = attempt.settle(outcome, &message, None);
-        End::Served(Served::Whole { head: self.head(&config), status, content_type, body }, settled)
+        End::Served(Served::Whole { head: self.head(&config, cap), status, content_type, body }, settled)
     }
 
     async fn whole(&self, mut attempt: Attempt, response: Response, bounds: Bounds) -> End {
@@ -191,10 +192,10 @@ impl Call<'_> {
             Err(wrong) => return failed(attempt, wrong.outcome, &wrong.message, None),
         }
         self.ctx.ended("success", 200);
-        let config = Arc::clone(&attempt.config);
+        let (config, cap) = (Arc::clone(&attempt.config), attempt.cap());
         let settled = attempt.settle(Outcome::Success, "", None);
         let content_type = "application/json".into();
-        End::Served(Served::Whole { head: self.head(&config), status: 200, content_type, body }, settled)
+        End::Served(Served::Whole { head: self.head(&config, cap), status: 200, content_type, body }, settled)
     }
 
     async fn stream(&self, mut attempt: Attempt, response: Response, bounds: Bounds, head_until: Ts) -> End {
@@ -204,11 +205,11 @@ impl Call<'_> {
             let wrong = not_a_stream(&read.unwrap_or_default());
             return failed(attempt, wrong.outcome, &wrong.message, None);
         }
-        let config = Arc::clone(&attempt.config);
+        let (config, cap) = (Arc::clone(&attempt.config), attempt.cap());
         let flow = Flow::new(self.understood.request.wants_usage, self.transcript());
         match Relay::open(attempt, response, flow, bounds, head_until).await {
             Ok(relay) => {
-                let head = self.head(&config);
+                let head = self.head(&config, cap);
                 End::Served(Served::Stream { head, relay: Box::new(relay) }, Settled::nothing())
             }
             Err(head) => failed(head.attempt, head.outcome, &head.message, None),
@@ -217,7 +218,7 @@ impl Call<'_> {
 
     /// The headers of an answer. From here to the end of [`Self::make`] nothing may be waited for: of two calls that race, the first to
     /// end is the answer.
-    fn head(&self, config: &EndpointConfig) -> Head {
+    fn head(&self, config: &EndpointConfig, max_tokens: Option<Cap>) -> Head {
         self.ctx.answered_by(&config.name);
         Head {
             request_id: self.ctx.id.clone(),
@@ -227,7 +228,7 @@ impl Call<'_> {
             elapsed: self.ctx.elapsed(),
             cost_usd: self.ctx.cost().to_string(),
             cost_state: self.ctx.cost_state(),
-            max_tokens: self.ctx.cap(),
+            max_tokens,
         }
     }
 }

@@ -11,7 +11,6 @@ use crate::engine::budgets::Applied;
 use crate::engine::chaos::{Ended, Struck};
 use crate::engine::gateway::{Entered, Worker};
 use crate::engine::hints::Tags;
-use crate::engine::hold::Cap;
 use crate::engine::record::{Kept, Step, ms};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -55,7 +54,6 @@ pub struct RequestContext {
     pub budgets_version: u64,
     /// A soft budget was exceeded when the request came in.
     pub over_soft_budget: bool,
-    cap: Cell<Option<Cap>>,
     started_at: Wall,
     plan: RefCell<Option<Arc<Plan>>>,
     steps: RefCell<Vec<Step>>,
@@ -102,7 +100,6 @@ impl RequestContext {
             budgets: opening.budgets,
             budgets_version: opening.budgets_version,
             over_soft_budget: opening.over_soft_budget,
-            cap: Cell::default(),
             started_at: clock::wall(),
             plan: RefCell::default(),
             steps: RefCell::new(Vec::with_capacity(2)),
@@ -135,16 +132,6 @@ impl RequestContext {
     pub fn attempt_started(&self) -> u32 {
         self.attempts.set(self.attempts.get() + 1);
         self.attempts.get()
-    }
-
-    /// The maximum that Breakwater put into the last attempt.
-    pub fn set_cap(&self, cap: Option<Cap>) {
-        self.cap.set(cap);
-    }
-
-    #[must_use]
-    pub fn cap(&self) -> Option<Cap> {
-        self.cap.get()
     }
 
     /// Adds an attempt's cost; `None` is unpriced.

@@ -288,7 +288,9 @@ fn spell_out(chaos: &Chaos, cell: &EndpointCell, seen: &Observed) -> Value {
         },
         "limits": {
             "rpm": limit(gate.rpm), "tpm": limit(gate.tpm),
-            "concurrency": { "limit": gate.concurrency.0, "in_use": gate.concurrency.1 },
+            "concurrency": {
+                "limit": gate.concurrency.0, "in_use": gate.concurrency.1, "configured": gate.configured_concurrency,
+            },
             "learnt_rpm": gate.learnt_rpm,
         },
         "paused": gate.paused.map(|(reason, until)| json!({ "reason": reason.as_str(), "until": at(until) })),

@@ -70,7 +70,7 @@ pub fn make_cell(id: u32, endpoint: Arc<EndpointConfig>, checkpoint: Option<&[u8
         let read = serde_json::from_slice::<HealthCheckpoint>(bytes);
         read.inspect_err(|e| tracing::error!(endpoint = &*endpoint.name, error = %e, "checkpoint cannot be read")).ok()
     });
-    let (health, mut gate) = match restored {
+    let (mut health, mut gate) = match restored {
         Some(from) => (
             EndpointHealth::restore(settings, &from, now, wall),
             Gate::restore(&endpoint.limits, &from.gate, now, wall),
@@ -79,6 +79,8 @@ pub fn make_cell(id: u32, endpoint: Arc<EndpointConfig>, checkpoint: Option<&[u8
     };
     // Shut from the first moment: a request may come before the actor has started.
     gate.set_door(health.breaker().door(now));
+    health.adapt(&endpoint.limits);
+    gate.set_concurrency(health.concurrency());
     EndpointCell::new(id, endpoint, gate, health, now)
 }
 

@@ -120,7 +120,13 @@ impl Scrape {
         to.one_counter("ledger_commits", "Groups of rows committed", ledger.commits)?;
         to.one_counter("ledger_lost_rows", "Ledger rows that found the queue full", ledger.lost_rows)?;
         let failing = i64::from(ledger.failing.is_some());
-        to.one_gauge("ledger_failing", "1 while the store cannot be written", failing)
+        to.one_gauge("ledger_failing", "1 while the store cannot be written", failing)?;
+        let low = "1 while the store's disk has less room than store.low_space";
+        to.one_gauge("store_disk_low", low, i64::from(ledger.room.low))?;
+        if let Some(free) = ledger.room.free {
+            to.one_gauge("store_free_bytes", "Room on the store's disk", i64::try_from(free).unwrap_or(i64::MAX))?;
+        }
+        Ok(())
     }
 
     fn write_attempts(&self, to: &mut Families) -> Result {
@@ -160,6 +166,8 @@ impl Scrape {
         }
         self.counters(to, "breaker_transitions", "Changes of the breaker's state", |m| &m.transitions)?;
         self.gauges(to, "endpoint_in_flight", "Attempts under way", |c| i64::from(c.hot.lock().gate.in_flight()))?;
+        let limit = "Attempts that may be under way: as configured, or less where limits.adaptive is on";
+        self.gauges(to, "endpoint_concurrency_limit", limit, |c| i64::from(c.hot.lock().gate.concurrency()))?;
         let domain_open = "1 while the endpoint is shut because its failure domain is open";
         self.gauges(to, "endpoint_domain_open", domain_open, |c| i64::from(c.status.lock().held_by.is_some()))?;
         self.counters(to, "domain_holds", "Times that a failure domain shut the endpoint", |m| &m.holds)?;
@@ -312,6 +320,7 @@ mod tests {
                 lost_rows: 12,
                 commits: 13,
                 failing: Some("no space left on device".into()),
+                room: crate::actors::ledger::Room { free: Some(34), low: true },
             },
             cells,
             injected: vec![("gemini".into(), "status", 17)],
@@ -364,6 +373,7 @@ mod tests {
             "unpriced_attempts_total",
             "breaker_transitions_total",
             "endpoint_in_flight",
+            "endpoint_concurrency_limit",
             "endpoint_domain_open",
             "domain_holds_total",
             "endpoint_waiting",
@@ -399,6 +409,8 @@ mod tests {
             ("hedges_withheld_total{reason=\"retry_budget_under_half\"}", 23.0),
             ("streams_recovered_total", 31.0),
             ("streams_not_recovered_total", 32.0),
+            ("store_disk_low", 1.0),
+            ("store_free_bytes", 34.0),
             ("process_start_time_seconds", 1_795_461_720.25),
             ("ledger_rows_waiting", 11.0),
             ("ledger_durable_seq", 1234.0),

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adaptive;
 mod auth;
 mod bad_input;
 mod breaker;

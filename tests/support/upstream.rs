@@ -25,6 +25,8 @@ pub enum Reply {
     Completion,
     /// A completion after a time.
     Slow(Duration),
+    /// A completion after `time`, or as much longer as more than `room` requests are being answered: a queue.
+    Crowded { room: usize, time: Duration },
     /// A completion that uses as many tokens as the request allows, at most so many, after a time.
     Metered { wish: u64, time: Duration },
     /// A stream with this long a pause before each of so many words; unary requests get [`Reply::Completion`].
@@ -279,6 +281,11 @@ fn answer(to: &mut TcpStream, shared: &Shared, seen: &Seen, reply: &Reply, numbe
                 return end;
             }
             return answer(to, shared, seen, &Reply::Completion, number);
+        }
+        Reply::Crowded { room, time } => {
+            let shares = shared.running.load(Ordering::SeqCst).max(*room);
+            let time = *time * u32::try_from(shares).unwrap() / u32::try_from(*room).unwrap();
+            return answer(to, shared, seen, &Reply::Slow(time), number);
         }
         Reply::Metered { wish, time } => {
             if let Some(end) = stay(to, shared, *time) {

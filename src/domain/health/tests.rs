@@ -24,6 +24,7 @@ fn settle(seconds: u64, outcome: Outcome, latency_ms: u64, ttft_ms: Option<u64>)
         ttft_us: ttft_ms.map(|ms| ms * 1000),
         cost: NanoUsd(1000),
         usage: Usage { input: 7, output: 3, ..Usage::default() },
+        out: 1,
     }
 }
 
