@@ -120,7 +120,8 @@ pub fn streams() -> Vec<Row> {
         let told = r.outcomes.iter().filter(|o| matches!(o.seen.end, End::Cut | End::Refused(_))).count();
         told as f64 / broken.max(1) as f64
     };
-    let sample = format!("{}; {:.1} % whole without recovery", sample(&told), told.success() * 100.0);
+    let (share, losses) = (told.success() * 100.0, whole.losses());
+    let sample = format!("{}; {share:.1} % whole without recovery; not whole with it: {losses}", sample(&told));
     let row = |figure, value, bare, target| Row {
         scenario,
         figure,

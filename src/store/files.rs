@@ -14,7 +14,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 /// The schema that this version writes; it reads the older ones too. 2: days have sums of their own. 3: the ledger may begin after row 1.
-pub(super) const SCHEMA: u32 = 3;
+/// 4: hours have brief sums.
+pub(super) const SCHEMA: u32 = 4;
 const VERSION: &str = "VERSION";
 const HEAD: &str = "HEAD";
 const LOCK: &str = "LOCK";

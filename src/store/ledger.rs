@@ -21,7 +21,7 @@ use crate::store::error::StoreError;
 use crate::store::month::Month;
 use crate::store::records::{RecordLog, RequestRecord};
 use crate::store::shelf::{Reach, Shelf};
-use crate::store::{Inner, LedgerReader, days, end};
+use crate::store::{Inner, LedgerReader, days, end, hours};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -267,18 +267,19 @@ impl LedgerWriter {
         if !inner.live.read().is_dirty() && !inner.state_writer.lock().dirty && checkpoint.is_none() {
             return Ok(());
         }
-        let mut sealed = Vec::new();
+        let (mut sealed_hours, mut sealed_days) = (Vec::new(), Vec::new());
         inner.write_state(Reach::Disk, |state| {
             let mut batch = sled::Batch::default();
             let live = inner.live.read();
             live.collect(&mut batch);
-            sealed = days::seal(state, live.due_days(), &mut batch)?;
+            sealed_hours = hours::seal(state, live.due_hours(), &mut batch)?;
+            sealed_days = days::seal(state, live.due_days(), &mut batch)?;
             if let Some(checkpoint) = &checkpoint {
                 checkpoints::put(&mut batch, checkpoint);
             }
             Ok(batch)
         })?;
-        inner.live.write().stored(&sealed);
+        inner.live.write().stored(&sealed_hours, &sealed_days);
         if let Some(checkpoint) = checkpoint {
             self.pending.done(&checkpoint.statement);
         }

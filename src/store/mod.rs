@@ -23,6 +23,7 @@ mod end;
 mod error;
 pub mod export;
 mod files;
+mod hours;
 pub mod import;
 mod ledger;
 mod month;
@@ -43,6 +44,7 @@ pub mod stream;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod unsealed;
 mod verify;
 mod witness;
 

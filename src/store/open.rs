@@ -345,7 +345,7 @@ impl Opening<'_> {
                     inner.live.read().collect(&mut batch);
                     Ok(batch)
                 })?;
-                inner.live.write().stored(&[]);
+                inner.live.write().stored(&[], &[]);
             }
         }
         Ok(())

@@ -1,7 +1,8 @@
 //! Sums from the rollups, exact for any time range.
 //!
-//! Whole days come from their own sums where they have good ones, whole hours from their cells, memory before disk. The hours cut by
-//! the range's edges are summed from their rows, and so are hours with too many tag sets when the sum is by tag.
+//! Whole hours come from their cells, memory before disk. Where they have good sums of a coarser kind, those come instead: an hour's brief
+//! ones if the question is for no key and no tag, else a whole day's. The hours cut by the range's edges are summed from their rows, and so
+//! are hours with too many tag sets when the sum is by tag.
 
 use crate::domain::sums::{GroupBy, SumRow, Tally, TimeRange};
 use crate::domain::time::Wall;
@@ -9,7 +10,7 @@ use crate::store::cell::{self, CellKey, CellView, Dims, Grain};
 use crate::store::days::{self, day_of, hours_of};
 use crate::store::error::StoreError;
 use crate::store::reader::LedgerReader;
-use crate::store::rollup;
+use crate::store::{hours, rollup};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
@@ -79,48 +80,58 @@ impl LedgerReader {
     ) -> Result<(), StoreError> {
         let wanted = |hour: u32| (low..=high).contains(&hour) && !by_rows.contains(&hour);
         let mut seen: HashSet<CellKey> = HashSet::new();
-        let mut by_hours: BTreeSet<u32> = by_rows.iter().copied().map(day_of).collect();
+        let mut in_memory = BTreeSet::new();
         {
             let live = self.inner.live.read();
-            by_hours.extend(live.hours().map(|(hour, _)| day_of(hour)));
+            in_memory.extend(live.hours().map(|(hour, _)| hour));
             for (hour, dims, tally) in live.cells().filter(|(hour, ..)| wanted(*hour)) {
                 groups.of_live(hour, dims).merge(tally);
                 seen.insert(Grain::Hour.key(hour, dims));
             }
         }
+        let briefly = !matches!(groups.group_by, GroupBy::Key | GroupBy::Tag(_));
+        let sealed = if briefly { hours::sealed(&self.inner.state, low, high)? } else { BTreeSet::new() };
+        let brief = |hour: u32| wanted(hour) && sealed.contains(&hour) && !in_memory.contains(&hour);
+        let by_hours = by_rows.iter().chain(&in_memory).copied().map(day_of).collect();
         let days = self.days(low, high, &by_hours, groups.group_by)?;
-        let mut add = |grain, span| {
-            cell::each(&self.inner.state, grain, span, &mut |number, key, view| {
-                if grain == Grain::Hour && (!wanted(number) || !seen.is_empty() && seen.contains(key)) {
+        let of_day = |hour: u32| days.binary_search(&day_of(hour)).is_ok();
+        let mut skipped = 0;
+        let mut add = |grain: Grain, span: (u32, u32)| {
+            skipped += cell::each(&self.inner.state, grain, span, &mut |number, key, view| {
+                let passed_over = match grain {
+                    Grain::Hour => !seen.is_empty() && seen.contains(key),
+                    Grain::Brief => !brief(number),
+                    Grain::Day => false,
+                };
+                if passed_over {
                     return Ok(());
                 }
                 view.add_to(groups.of(grain, number, view)).ok_or_else(cell::damaged)
-            })
+            })?;
+            Ok::<(), StoreError>(())
         };
-        let (mut skipped, mut next) = (0, Some(low));
-        for day in days {
-            let (first, last) = hours_of(day);
-            if let (Some(begin), Some(end)) = (next, first.checked_sub(1))
-                && begin <= end
-            {
-                skipped += add(Grain::Hour, (begin, end))?;
-            }
-            skipped += add(Grain::Day, (day, day))?;
-            next = last.checked_add(1);
+        days.iter().try_for_each(|day| add(Grain::Day, (*day, *day)))?;
+        if briefly {
+            add(Grain::Brief, (low, high))?;
         }
-        if let Some(begin) = next.filter(|begin| *begin <= high) {
-            skipped += add(Grain::Hour, (begin, high))?;
+        let stored = rollup::stored_hours(&self.inner.state, low, high)?;
+        for (hour, _) in stored {
+            if wanted(hour) && !brief(hour) && !of_day(hour) {
+                add(Grain::Hour, (hour, hour))?;
+            }
         }
         self.inner.skipped.fetch_add(skipped, Ordering::Relaxed);
         Ok(())
     }
 
-    /// The days whose own sums answer the question.
+    /// The days whose own sums answer the question, in order.
     fn days(&self, low: u32, high: u32, by_hours: &BTreeSet<u32>, group_by: &GroupBy) -> Result<Vec<u32>, StoreError> {
-        if *group_by == GroupBy::Hour {
-            return Ok(Vec::new());
-        }
-        let by_tag = matches!(group_by, GroupBy::Tag(_));
+        let by_tag = match group_by {
+            GroupBy::Tag(_) => true,
+            GroupBy::Key => false,
+            // Brief sums of hours are fewer.
+            _ => return Ok(Vec::new()),
+        };
         let whole = |day: u32| hours_of(day).0 >= low && hours_of(day).1 <= high;
         let sealed = days::sealed(&self.inner.state, day_of(low), day_of(high))?;
         let good = sealed.into_iter().filter(|(_, sealed)| !(by_tag && sealed.collapsed)).map(|(day, _)| day);
