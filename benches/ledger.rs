@@ -25,6 +25,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// The gateway's: memory is measured as it would take it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const BATCH: u64 = 512;
 const DAY_US: u64 = 86_400_000_000;
 /// Rows after which an export's bytes are taken, as for a response.

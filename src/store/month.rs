@@ -137,6 +137,18 @@ impl Months {
         all.into_iter().skip(skip).filter(|(_, begins)| *begins <= last).collect()
     }
 
+    /// Closes a month that has been read to its end, unless it is the one written: its pages leave the memory. Whoever reads it still
+    /// opens it again.
+    pub fn rest(&self, month: Month) {
+        let by_month = self.by_month.read();
+        if by_month.keys().next_back() != Some(&month)
+            && let Some(entry) = by_month.get(&month)
+        {
+            self.open.lock().retain(|m| *m != month);
+            entry.shelf.close();
+        }
+    }
+
     pub fn newest(&self) -> Option<Month> {
         self.by_month.read().keys().next_back().copied()
     }

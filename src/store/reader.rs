@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const BLOCKS_A_READ: usize = 64;
+/// sled 0.34.7 looks at its cache's capacity only after 64 accesses to one of 256 shares of the pages: a page read once and never again
+/// stays, up to 16,384 of them. A page holds at least eight blocks, so that so many looks at each block make sled let go of earlier pages.
+const LOOKS_A_BLOCK: usize = 8;
 
 /// Reads rows, sums and records. Cheap to clone, safe to share.
 #[derive(Clone)]
@@ -149,6 +152,9 @@ impl Rows {
                 let (key, value) = item?;
                 if let Some(number) = number_of(&key) {
                     blocks.push((number, codec::open(db, &key, &value)?));
+                    for _ in 0..LOOKS_A_BLOCK {
+                        db.contains_key(&key)?;
+                    }
                 }
             }
             Ok(blocks)
@@ -156,6 +162,9 @@ impl Rows {
         self.begun = true;
         if blocks.len() < BLOCKS_A_READ {
             self.months.pop_front();
+            if !self.months.is_empty() {
+                self.inner.months.rest(month);
+            }
             self.begun = false;
         }
         for (number, opened) in blocks {

@@ -93,14 +93,21 @@ impl LedgerReader {
         let sealed = if briefly { hours::sealed(&self.inner.state, low, high)? } else { BTreeSet::new() };
         let brief = |hour: u32| wanted(hour) && sealed.contains(&hour) && !in_memory.contains(&hour);
         let by_hours = by_rows.iter().chain(&in_memory).copied().map(day_of).collect();
-        let days = self.days(low, high, &by_hours, groups.group_by)?;
+        let stored: Vec<u32> =
+            rollup::stored_hours(&self.inner.state, low, high)?.into_iter().map(|(hour, _)| hour).collect();
+        let mut days = self.days(low, high, &by_hours, groups.group_by)?;
+        if briefly {
+            // Brief sums are fewer, where every hour of the day has them.
+            let lacking: BTreeSet<u32> = stored.iter().copied().filter(|hour| !brief(*hour)).map(day_of).collect();
+            days.retain(|day| lacking.contains(day));
+        }
         let of_day = |hour: u32| days.binary_search(&day_of(hour)).is_ok();
         let mut skipped = 0;
         let mut add = |grain: Grain, span: (u32, u32)| {
             skipped += cell::each(&self.inner.state, grain, span, &mut |number, key, view| {
                 let passed_over = match grain {
                     Grain::Hour => !seen.is_empty() && seen.contains(key),
-                    Grain::Brief => !brief(number),
+                    Grain::Brief => !brief(number) || of_day(number),
                     Grain::Day => false,
                 };
                 if passed_over {
@@ -114,8 +121,7 @@ impl LedgerReader {
         if briefly {
             add(Grain::Brief, (low, high))?;
         }
-        let stored = rollup::stored_hours(&self.inner.state, low, high)?;
-        for (hour, _) in stored {
+        for hour in stored {
             if wanted(hour) && !brief(hour) && !of_day(hour) {
                 add(Grain::Hour, (hour, hour))?;
             }
@@ -126,12 +132,10 @@ impl LedgerReader {
 
     /// The days whose own sums answer the question, in order.
     fn days(&self, low: u32, high: u32, by_hours: &BTreeSet<u32>, group_by: &GroupBy) -> Result<Vec<u32>, StoreError> {
-        let by_tag = match group_by {
-            GroupBy::Tag(_) => true,
-            GroupBy::Key => false,
-            // Brief sums of hours are fewer.
-            _ => return Ok(Vec::new()),
-        };
+        if *group_by == GroupBy::Hour {
+            return Ok(Vec::new());
+        }
+        let by_tag = matches!(group_by, GroupBy::Tag(_));
         let whole = |day: u32| hours_of(day).0 >= low && hours_of(day).1 <= high;
         let sealed = days::sealed(&self.inner.state, day_of(low), day_of(high))?;
         let good = sealed.into_iter().filter(|(_, sealed)| !(by_tag && sealed.collapsed)).map(|(day, _)| day);
