@@ -97,12 +97,17 @@ pub fn hedging() -> Vec<Row> {
     ]
 }
 
-/// Three streams in ten break at a random token, in one of the ways in which streams break.
+/// A share of all streams break at a random token, in one of the ways in which streams break.
 pub fn streams() -> Vec<Row> {
-    let scenario = "3 of 10 streams cut at a random token";
-    let nature = |name: &str, seed| {
+    let mut rows = broken("1 of 5 streams cut at a random token", 0.2);
+    rows.extend(broken("3 of 10 streams cut at a random token", 0.3));
+    rows
+}
+
+fn broken(scenario: &'static str, errors: f64) -> Vec<Row> {
+    let nature = move |name: &str, seed| {
         let mut nature = Nature::fair(name, seed, Latency::Lognormal { median_ms: 100.0, p99_ms: 300.0 });
-        nature.errors = 0.3;
+        nature.errors = errors;
         nature.kinds = vec![
             FaultKind::CutAfter { events: 0, reset: true },
             FaultKind::EndWithoutDone { events: Some(0) },

@@ -59,7 +59,9 @@ pub(super) fn compact(args: &CompactArgs) -> Result<Exit, Exit> {
         )),
         e => place::failed(&e),
     })?;
-    let held = size(store.path());
+    // Of the rows alone: sums that were due are written on the way, and stay.
+    let rows = store.path().join("ledger");
+    let held = size(&rows);
     let removed = if args.dry_run {
         store.reader().removal(before, false).map_err(|e| place::failed(&e))?
     } else {
@@ -73,7 +75,7 @@ pub(super) fn compact(args: &CompactArgs) -> Result<Exit, Exit> {
         writer.close().map_err(|e| place::failed(&e))?;
         removed
     };
-    let freed = held.saturating_sub(size(store.path()));
+    let freed = held.saturating_sub(size(&rows));
     out(&match args.format {
         CompactFormat::Table => table(removed.as_ref(), before, args.dry_run, freed),
         CompactFormat::Json => format!("{}\n", json(removed.as_ref(), args.dry_run, freed)),
