@@ -196,6 +196,7 @@ fn breaker(s: &mut Section<'_>, c: &mut BreakerSettings) {
     s.set("forget_after", &mut c.forget_after, duration(Duration::ZERO, DAY));
     s.set("half_open_calls", &mut c.half_open_calls, whole(1, 1000));
     s.set("half_open_successes", &mut c.half_open_successes, whole(1, 1000));
+    s.set("half_open_failures", &mut c.half_open_failures, whole(1, 1000));
     s.set("half_open_for", &mut c.half_open_for, duration(MS, DAY));
     s.set("ramp", &mut c.ramp, duration(Duration::ZERO, HOUR));
     s.set("reopen_wait", &mut c.reopen_wait, duration(Duration::ZERO, HOUR));

@@ -98,6 +98,7 @@ pub fn endpoint_to_json(e: &EndpointConfig) -> Value {
             "forget_after": format_duration(b.forget_after),
             "half_open_calls": b.half_open_calls,
             "half_open_successes": b.half_open_successes,
+            "half_open_failures": b.half_open_failures,
             "half_open_for": format_duration(b.half_open_for),
             "ramp": format_duration(b.ramp),
             "reopen_wait": format_duration(b.reopen_wait),

@@ -4,7 +4,8 @@
 //!   row is long enough; or else when enough calls have failed, or were slow, for their share to mean something.
 //! - **Open** lasts `open_for`, doubled with each re-opening, with jitter, up to `max_open_for`. Having been closed for
 //!   `forget_after` starts the doubling anew. A deadline only ever moves later, an operator's too; only a reset shortens it.
-//! - **Half-open** admits a few probes. Enough successes close, the first failure opens again, and so does the end of
+//! - **Half-open** admits a few probes. Enough successes close, enough failures open again (two of three by default: one bad
+//!   answer is no outage, and an endpoint that fails 30 % of its calls would hardly ever come back), and so does the end of
 //!   `half_open_for` without either: a probe that never answers is a failed one. A probe whose result says nothing about
 //!   health is not counted.
 //! - After closing by itself it lets traffic back in steps, over `ramp`. A reset by an operator is trusted at once.
@@ -41,6 +42,7 @@ enum Phase {
     HalfOpen {
         until: Ts,
         successes: u32,
+        failures: u32,
     },
     ForcedOpen {
         until: Option<Ts>,
@@ -116,9 +118,7 @@ impl Breaker {
         }
         match self.phase {
             Phase::Closed { .. } => self.reason_to_open(now).map(|cause| self.open(now, cause, roll)),
-            Phase::HalfOpen { until, successes } if probe => {
-                self.judge_probe(now, until, successes, failure_halves, roll)
-            }
+            Phase::HalfOpen { .. } if probe => self.judge_probe(now, failure_halves > 0, roll),
             Phase::Open { .. } | Phase::HalfOpen { .. } | Phase::ForcedOpen { .. } | Phase::Disabled => None,
         }
     }
@@ -177,9 +177,12 @@ impl Breaker {
             Phase::Closed { .. } | Phase::Disabled => Door::Open { epoch },
             Phase::Open { until } => Door::Shut { epoch, until: Some(until), operator: false },
             Phase::ForcedOpen { until } => Door::Shut { epoch, until, operator: true },
-            Phase::HalfOpen { successes, .. } => {
+            Phase::HalfOpen { successes, failures, .. } => {
                 let left = self.settings.half_open_calls.max(1);
-                let needed = self.settings.half_open_successes.max(1).saturating_sub(successes);
+                // As many as a verdict can take.
+                let to_close = self.settings.half_open_successes.max(1).saturating_sub(successes);
+                let to_open = self.settings.half_open_failures.max(1).saturating_sub(failures);
+                let needed = (to_close + to_open).saturating_sub(1);
                 Door::Probing { epoch, left, spare: needed.saturating_sub(left) }
             }
         }
@@ -236,16 +239,20 @@ impl Breaker {
         self.settings = settings;
     }
 
-    fn judge_probe(&mut self, now: Ts, until: Ts, successes: u32, failure_halves: u8, roll: f64) -> Option<Transition> {
-        if failure_halves > 0 {
+    /// Counts a probe's result; a failure of half weight is one here, or permits could run out before there is a verdict.
+    fn judge_probe(&mut self, now: Ts, failed: bool, roll: f64) -> Option<Transition> {
+        let Phase::HalfOpen { successes, failures, .. } = &mut self.phase else { return None };
+        if failed {
+            *failures = failures.saturating_add(1);
+        } else {
+            *successes = successes.saturating_add(1);
+        }
+        let (successes, failures) = (*successes, *failures);
+        if failures >= self.settings.half_open_failures.max(1) {
             return Some(self.open(now, Cause::ProbeFailed, roll));
         }
-        let successes = successes.saturating_add(1);
-        if successes < self.settings.half_open_successes {
-            self.phase = Phase::HalfOpen { until, successes };
-            return None;
-        }
-        Some(self.close(now, Phase::Closed { recovering: true }, Cause::ProbesSucceeded { n: successes }))
+        let enough = successes >= self.settings.half_open_successes.max(1);
+        enough.then(|| self.close(now, Phase::Closed { recovering: true }, Cause::ProbesSucceeded { n: successes }))
     }
 
     /// A row of failures wins over the rates, because it says more.
@@ -276,7 +283,7 @@ impl Breaker {
 
     fn half_open(&mut self, now: Ts, cause: Cause) -> Transition {
         let until = now.plus(self.settings.half_open_for);
-        self.enter(now, Phase::HalfOpen { until, successes: 0 }, cause)
+        self.enter(now, Phase::HalfOpen { until, successes: 0, failures: 0 }, cause)
     }
 
     fn close(&mut self, now: Ts, phase: Phase, cause: Cause) -> Transition {

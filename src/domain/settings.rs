@@ -36,6 +36,8 @@ pub struct BreakerSettings {
     pub half_open_calls: u32,
     /// Successful probes that close.
     pub half_open_successes: u32,
+    /// Failed probes that open it again.
+    pub half_open_failures: u32,
     /// Half-open without a verdict for this long is open again; also the lease of one probe.
     pub half_open_for: Duration,
     /// After closing, traffic comes back over this long in steps of 10, 30, 60 and 100 %; zero: at once.
@@ -60,6 +62,7 @@ impl Default for BreakerSettings {
             forget_after: secs(60),
             half_open_calls: 3,
             half_open_successes: 2,
+            half_open_failures: 2,
             half_open_for: secs(60),
             ramp: secs(20),
             reopen_wait: Duration::from_millis(25),

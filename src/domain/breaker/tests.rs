@@ -122,6 +122,7 @@ fn open_periods_double_to_five_minutes_and_jitter_by_a_fifth() {
         assert_eq!(b.on_time(at(now + wait - 1), MIDDLE), None);
         now += wait;
         b.on_time(at(now), MIDDLE).unwrap();
+        assert_eq!(b.now(now, FAIL), None);
         assert_eq!(b.now(now, FAIL).unwrap().cause, Cause::ProbeFailed);
     }
     assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300]);
@@ -163,7 +164,25 @@ fn more_successes_than_permits_leave_spare_ones() {
     let settings = BreakerSettings { half_open_calls: 1, half_open_successes: 3, ..BreakerSettings::default() };
     let mut b = half_open();
     b.set_settings(Arc::new(settings), at(5));
-    assert_eq!(b.door(at(5)), Door::Probing { epoch: 3, left: 1, spare: 2 });
+    assert_eq!(
+        b.door(at(5)),
+        Door::Probing { epoch: 3, left: 1, spare: 3 },
+        "three successes and a failure, or two failures"
+    );
+}
+
+#[test]
+fn the_better_of_three_probes_decides() {
+    for (verdicts, then) in
+        [([FAIL, OK, OK], State::Closed), ([OK, HALF, OK], State::Closed), ([OK, FAIL, HALF], State::Open)]
+    {
+        let mut b = half_open();
+        assert_eq!((b.now(6, verdicts[0]), b.now(6, verdicts[1])), (None, None));
+        assert_eq!(b.now(6, verdicts[2]).unwrap().to, then);
+    }
+    let mut strict = half_open();
+    strict.set_settings(Arc::new(BreakerSettings { half_open_failures: 1, ..BreakerSettings::default() }), at(5));
+    assert_eq!(strict.now(6, FAIL).unwrap().cause, Cause::ProbeFailed);
 }
 
 #[test]
@@ -282,6 +301,7 @@ fn half_open_comes_back_as_open_with_nothing_remaining() {
     assert_eq!((back.state(), back.next_wake()), (State::Open, Some(at(0))));
     assert!(back.epoch() > 3);
     assert_eq!(back.on_time(at(0), MIDDLE).unwrap().to, State::HalfOpen);
+    back.now(1, FAIL);
     assert_eq!(back.now(1, FAIL).unwrap().to, State::Open);
     assert_eq!(back.next_wake(), Some(at(11)), "the doubling goes on");
 }
@@ -342,6 +362,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct Reference {
     samples: Vec<(u64, u32, bool)>,
     row: u32,
+    /// Probes of the running half-open period: good and bad ones.
+    probes: (u32, u32),
 }
 
 impl Reference {
@@ -416,8 +438,12 @@ proptest! {
                         reference.row = if halves == 0 { 0 } else { reference.row + halves };
                         match state {
                             State::Closed => prop_assert_eq!(transition.is_some(), reference.opens(now)),
-                            State::HalfOpen if halves > 0 => prop_assert!(transition.is_some()),
-                            State::HalfOpen => {}
+                            State::HalfOpen => {
+                                let (good, bad) = reference.probes;
+                                reference.probes = if halves == 0 { (good + 1, bad) } else { (good, bad + 1) };
+                                let (good, bad) = reference.probes;
+                                prop_assert_eq!(transition.is_some(), good == 2 || bad == 2);
+                            }
                             _ => prop_assert!(transition.is_none()),
                         }
                     } else {
@@ -453,6 +479,7 @@ proptest! {
                     reference = Reference::default();
                 }
                 if t.to == State::HalfOpen {
+                    reference.probes = (0, 0);
                     half_open_since = now;
                 }
                 if t.to == State::Open {
