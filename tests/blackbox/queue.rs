@@ -218,9 +218,10 @@ async fn when_all_are_shut_the_first_to_reopen_gets_its_probes_and_no_herd() {
     for _ in 0..2 {
         gateway.chat(&body).await.expect(502);
     }
-    a.set(Reply::Slow(ms(1_500)));
+    a.set(Reply::Slow(ms(3_000)));
     let most_at_first = async {
-        eventually(secs(5), "probes run", async || a.running() >= 3).await;
+        eventually(secs(5), "all probes run", async || a.running() >= 3).await;
+        // Long enough for a herd to come, and far from the probes' end.
         tokio::time::sleep(ms(250)).await;
         a.calls() - 2
     };
