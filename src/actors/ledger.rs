@@ -6,7 +6,7 @@
 //! that dies loses nothing: its successor writes the same batch again.
 
 use crate::actors::endpoint::DeathNotice;
-use crate::actors::messages::Commit;
+use crate::actors::messages::{Commit, StallNow};
 use crate::clock;
 use crate::config::model::{Durability, OnStoreFailure};
 use crate::domain::ledger::Entry;
@@ -210,6 +210,13 @@ impl LedgerHandle {
         self.wake(true);
     }
 
+    /// Makes the writer stall; only for tests.
+    pub fn stall(&self, time: Duration) {
+        if let Some(actor) = &*self.0.actor.lock() {
+            actor.do_send(StallNow(time));
+        }
+    }
+
     #[must_use]
     pub fn reader(&self) -> LedgerReader {
         self.0.reader.clone()
@@ -358,6 +365,15 @@ impl Actor for LedgerActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         // Sums and the high-water mark reach the disk also when no row comes.
         ctx.run_interval(TICK, |actor, _| actor.handle.tick());
+    }
+}
+
+impl Handler<StallNow> for LedgerActor {
+    type Result = ();
+    /// The one handler that blocks: the writer has a thread of its own, and a disk would block it just so.
+    fn handle(&mut self, StallNow(time): StallNow, _: &mut Context<Self>) {
+        tracing::warn!(?time, "the store's writer stalls because a test asked for it");
+        std::thread::sleep(time);
     }
 }
 

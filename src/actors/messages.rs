@@ -80,6 +80,11 @@ pub struct Retire;
 #[rtype(result = "()")]
 pub struct PanicNow;
 
+/// The store's writer does nothing for so long, as if its disk had stalled. Only sent when test hooks are on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StallNow(pub Duration);
+
 // To the supervisor.
 
 /// A child's last word: sent by its death notice.

@@ -28,6 +28,7 @@ mod tokens;
 pub use lexicon::{Found, Lexicon, LexiconFault, MAX_TERM_CHARS, MAX_TERMS, TermFault, TermList};
 #[cfg(test)]
 pub(crate) use tests::samples;
+pub(in crate::domain) use tokens::cost as cost_milli;
 pub use tokens::estimate_tokens;
 
 use crate::domain::intelligent::IntelligentSettings;

@@ -4,10 +4,12 @@
 use crate::actors::permit::{Permit, Report};
 use crate::clock;
 use crate::config::model::EndpointConfig;
+use crate::dialects::openai::usage::Reported;
 use crate::domain::ledger::Entry;
 use crate::domain::money::NanoUsd;
 use crate::domain::outcome::Outcome;
 use crate::domain::time::{Ts, micros};
+use crate::domain::tokens::meter::Meter;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::engine::context::{CostState, RequestContext};
 use crate::engine::record::{Step, ms};
@@ -17,18 +19,64 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Bytes of generated text that make about one token, where the upstream reports no usage.
-const BYTES_PER_TOKEN: u64 = 4;
+/// At the end of a row's decision: tokens of sound were priced as text.
+const AUDIO: &str = ";audio_as_text";
 /// In `strict` durability: how long an answer waits for a store that does not write. Then it is served and counted.
 const STRICT_WAIT: Duration = Duration::from_secs(2);
 
 /// What has been seen of the answer so far.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub http_status: u16,
+    /// When the answer's head was there.
+    pub first_byte: Option<Ts>,
     pub first_content: Option<Ts>,
-    pub usage: Option<Usage>,
-    pub text_bytes: u64,
+    /// The upstream's own word.
+    pub usage: Option<Reported>,
+    /// Generated text, counted as it comes; of a whole answer with usage only that there is some.
+    pub text: Meter,
+    /// The prompt's and the answer's tokens, where they were counted exactly because the upstream reported none.
+    pub counted: (Option<u64>, Option<u64>),
+}
+
+impl Seen {
+    /// Takes a report. Streams may bring one with each chunk: they are running totals, and the largest counts.
+    pub fn report(&mut self, usage: Option<Reported>) {
+        let total = |r: Option<Reported>| r.map(|r| r.usage.total());
+        if usage.is_some() && total(usage) >= total(self.usage) {
+            self.usage = usage;
+        }
+    }
+
+    /// What was used. A side that the upstream reports as nothing although something was there (a prompt always is) is
+    /// counted here, as both are without a report.
+    fn used(&self, outcome: Outcome, prompt: u64) -> (Usage, UsageSource) {
+        let (counted_prompt, counted_text) = self.counted;
+        let prompt = counted_prompt.unwrap_or(prompt);
+        let output = counted_text.unwrap_or_else(|| self.text.tokens());
+        match self.usage {
+            Some(Reported { usage, .. }) => {
+                let (no_prompt, no_output) = (usage.prompt() == 0, usage.completion() == 0 && !self.text.is_empty());
+                let usage = Usage {
+                    input: if no_prompt { prompt } else { usage.input },
+                    output: if no_output { output } else { usage.output },
+                    ..usage
+                };
+                let guessed = no_prompt || no_output;
+                (usage, if guessed { UsageSource::Estimated } else { UsageSource::Reported })
+            }
+            None if outcome == Outcome::Success || !self.text.is_empty() => {
+                (Usage { input: prompt, output, ..Usage::default() }, UsageSource::Estimated)
+            }
+            None => (Usage::default(), UsageSource::None),
+        }
+    }
+
+    /// Whether the upstream's report leaves something to be counted here.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.usage.is_none_or(|r| r.usage.prompt() == 0 || r.usage.completion() == 0)
+    }
 }
 
 pub struct Attempt {
@@ -41,6 +89,8 @@ pub struct Attempt {
     pub seen: Seen,
     /// The kind of fault that an experiment put into this attempt.
     pub injected: Option<&'static str>,
+    /// How long its first byte is waited for.
+    pub given: Option<Duration>,
 }
 
 /// A settled attempt; in `strict` durability its row may not be on disk yet.
@@ -75,6 +125,7 @@ impl Attempt {
             decision,
             seen: Seen::default(),
             injected: None,
+            given: None,
         }
     }
 
@@ -96,14 +147,7 @@ impl Attempt {
 
     /// Usage, where it is from, and what it costs.
     fn bill(&self, outcome: Outcome) -> (Usage, UsageSource, Option<NanoUsd>) {
-        let (usage, source) = match self.seen.usage {
-            Some(usage) => (usage, UsageSource::Reported),
-            None if outcome == Outcome::Success || self.seen.text_bytes > 0 => {
-                let output = self.seen.text_bytes.div_ceil(BYTES_PER_TOKEN);
-                (Usage { input: self.ctx.prompt_tokens, output, ..Usage::default() }, UsageSource::Estimated)
-            }
-            None => (Usage::default(), UsageSource::None),
-        };
+        let (usage, source) = self.seen.used(outcome, self.ctx.prompt_tokens);
         let cost = match &self.config.price {
             Some(price) => Some(price.cost(&usage)),
             None => (usage.total() == 0).then_some(NanoUsd::ZERO),
@@ -123,6 +167,7 @@ impl Attempt {
         let started = permit.started();
         let ttft_us = self.seen.first_content.map(|at| micros(at.since(started)));
         let (usage, source, cost) = self.bill(outcome);
+        let has_audio = self.seen.usage.is_some_and(|r| r.audio > 0);
         if outcome.is_success()
             && let Some(struck) = &mut *self.ctx.struck.borrow_mut()
         {
@@ -133,7 +178,9 @@ impl Attempt {
             cost,
             match source {
                 _ if cost.is_none() => CostState::Unpriced,
+                // Sound is priced as text: that is no exact cost.
                 UsageSource::Estimated => CostState::Estimated,
+                _ if has_audio => CostState::Estimated,
                 _ => CostState::Measured,
             },
         );
@@ -145,6 +192,8 @@ impl Attempt {
             outcome: Cow::Borrowed(outcome.as_str()),
             http_status,
             ms: ms(now.since(started)),
+            given_ms: self.given.map(ms),
+            first_byte_ms: self.seen.first_byte.map(|at| ms(at.since(started))),
             ttft_ms: ttft_us.map(|us| ms(Duration::from_micros(us))),
             cost_usd: cost.map(NanoUsd::usd),
             injected: self.injected.map(Cow::Borrowed),
@@ -161,6 +210,11 @@ impl Attempt {
                 "attempt failed"
             );
         }
+        let decision = match (self.injected, has_audio) {
+            (None, false) => Arc::clone(&self.decision),
+            (None, true) => format!("{}{AUDIO}", self.decision).into(),
+            (Some(kind), _) => format!("{};chaos={kind}", self.decision).into(),
+        };
         let price_version = self.config.price.as_ref().map_or_else(|| "unpriced".into(), |p| Arc::clone(&p.version));
         let entry = Entry {
             at: clock::wall(),
@@ -181,10 +235,7 @@ impl Attempt {
             usage_source: source,
             cost,
             price_version,
-            decision: match self.injected {
-                Some(kind) => format!("{};chaos={kind}", self.decision).into(),
-                None => Arc::clone(&self.decision),
-            },
+            decision,
         };
         Settled(self.ctx.worker.gateway.ledger.push_row(entry))
     }

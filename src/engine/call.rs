@@ -62,6 +62,7 @@ impl Call<'_> {
         let late = if self.patience.is_callers { Outcome::DeadlineExceeded } else { Outcome::FirstByteTimeout };
         let body = Bytes::from(self.understood.request.upstream_body(&config.model));
         let first_byte = self.patience.first_byte;
+        attempt.given = Some(first_byte);
         let response = match tokio::time::timeout(
             first_byte,
             chaos::post(self.ctx, &self.cell, &mut attempt, &target, body),
@@ -104,7 +105,8 @@ impl Call<'_> {
     }
 
     /// A status that is an error: the caller's own fault goes back unchanged, anything else to the next candidate.
-    async fn error_status(&self, attempt: Attempt, response: Response) -> End {
+    async fn error_status(&self, mut attempt: Attempt, response: Response) -> End {
+        attempt.seen.first_byte = Some(clock::now());
         let status = response.status().as_u16();
         let after = retry_after::read(response.headers(), clock::wall());
         let content_type = content_type(&response).unwrap_or("application/json").to_owned();
@@ -125,7 +127,9 @@ impl Call<'_> {
             let message = format!("the answer is `{}`, not JSON", kind.chars().take(80).collect::<String>());
             return failed(attempt, Outcome::Protocol, &message, None);
         }
-        let left = bounds.until.since(clock::now());
+        let now = clock::now();
+        attempt.seen.first_byte = Some(now);
+        let left = bounds.until.since(now);
         let body = match tokio::time::timeout(left, upstream::read_answer(response)).await {
             Err(_) if bounds.is_callers_deadline => {
                 return failed(attempt, Outcome::DeadlineExceeded, "the answer was not complete in time", None);
@@ -136,8 +140,11 @@ impl Call<'_> {
         };
         match Answer::read(&body) {
             Ok(answer) => {
-                attempt.seen.usage = answer.usage;
-                attempt.seen.text_bytes = answer.text_bytes;
+                attempt.seen.report(answer.usage);
+                if answer.text_bytes > 0 && attempt.seen.is_silent() {
+                    let model = Arc::clone(&attempt.config.model);
+                    self.understood.count(&body, &model, &mut attempt.seen);
+                }
             }
             Err(wrong) => return failed(attempt, wrong.outcome, &wrong.message, None),
         }
@@ -148,7 +155,8 @@ impl Call<'_> {
         End::Served(Served::Whole { head: self.head(&config), status: 200, content_type, body }, settled)
     }
 
-    async fn stream(&self, attempt: Attempt, response: Response, bounds: Bounds, head_until: Ts) -> End {
+    async fn stream(&self, mut attempt: Attempt, response: Response, bounds: Bounds, head_until: Ts) -> End {
+        attempt.seen.first_byte = Some(clock::now());
         if content_type(&response).is_some_and(|t| !t.contains("event-stream")) {
             let read = tokio::time::timeout(ERROR_BODY_TIME, upstream::read_error(response)).await;
             let wrong = not_a_stream(&read.unwrap_or_default());

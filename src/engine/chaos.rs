@@ -183,10 +183,12 @@ impl Chaos {
         Some(Arc::clone(trial))
     }
 
-    /// How many attempts were injected since the start, by endpoint and kind.
+    /// How many attempts were injected since the start, by endpoint and kind, for the endpoints that are still there.
     #[must_use]
-    pub fn injected(&self) -> Vec<(Arc<str>, &'static str, u64)> {
-        self.injected.lock().iter().map(|((endpoint, kind), n)| (Arc::clone(endpoint), *kind, *n)).collect()
+    pub fn injected(&self, is_there: impl Fn(&str) -> bool) -> Vec<(Arc<str>, &'static str, u64)> {
+        let mut injected = self.injected.lock();
+        injected.retain(|(endpoint, _), _| is_there(endpoint));
+        injected.iter().map(|((endpoint, kind), n)| (Arc::clone(endpoint), *kind, *n)).collect()
     }
 
     /// The running experiments on an endpoint; empty at the price of one look while there is none.

@@ -157,7 +157,7 @@ impl<'a> Course<'a> {
             permit.give_back(now);
             return Err(self.failed());
         }
-        self.tell_failover(&cell);
+        self.tell_failover(now, &cell);
         let runner = self.start(index, permit, "");
         let finished = match self.hedging() {
             // Apart, so that requests without a hedge need not carry its room along.
@@ -226,10 +226,16 @@ impl<'a> Course<'a> {
         self.refusals.push(refusal);
     }
 
-    fn tell_failover(&self, to: &EndpointCell) {
+    fn tell_failover(&self, now: Ts, to: &EndpointCell) {
         let Some((from, outcome, _)) = self.failures.last() else { return };
         let gateway = &self.ctx.worker.gateway;
         gateway.counters.failovers.fetch_add(1, Relaxed);
+        self.ctx.note(now, |at_ms| Step::Failover {
+            at_ms,
+            from: Arc::clone(from),
+            to: Arc::clone(&to.name),
+            outcome: Cow::Borrowed(outcome.as_str()),
+        });
         gateway.events.emit(|| Event::Failover {
             request_id: self.ctx.id.shared(),
             from: Arc::clone(from),

@@ -13,6 +13,7 @@ use crate::domain::time::{Ts, Wall};
 use crate::engine::access::MAX_KEYS;
 use crate::engine::chaos::Chaos;
 use crate::engine::error::{ApiError, Code};
+use crate::engine::explanation::explained;
 use crate::engine::gateway::Gateway;
 use crate::engine::record::RequestRecord;
 use crate::store::Area;
@@ -101,14 +102,26 @@ impl Gateway {
         Ok(())
     }
 
+    /// Makes the store's writer do nothing for two seconds.
+    ///
+    /// # Errors
+    /// 404 unless test hooks are on.
+    pub fn stall_store(&self) -> Result<(), ApiError> {
+        if !self.test_hooks {
+            return Err(ApiError::new(Code::NotFound, "no such address"));
+        }
+        self.ledger.stall(Duration::from_secs(2));
+        Ok(())
+    }
+
     /// What became of a request, if it is still known: from memory, else from the store.
     pub async fn request_record(&self, id: &RequestId) -> Option<RequestRecord> {
         if let Some(kept) = self.records.get(id) {
-            return Some(kept.spell_out());
+            return Some(explained(kept.spell_out()));
         }
         let (reader, id) = (self.ledger.reader(), id.clone());
         let found = tokio::task::spawn_blocking(move || reader.find_record(&id)).await.ok()?.ok()??;
-        serde_json::from_slice(&found.bytes).ok()
+        serde_json::from_slice(&found.bytes).ok().map(explained)
     }
 
     /// Makes a virtual key; the secret is in this answer and nowhere else.

@@ -7,6 +7,7 @@ use crate::domain::ids::RequestId;
 use crate::domain::money::NanoUsd;
 use crate::domain::slo::Judged;
 use crate::domain::time::Wall;
+use crate::engine::explanation::TimeSpent;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -39,7 +40,13 @@ pub struct RequestRecord {
     pub cost_usd: f64,
     pub cost_state: String,
     pub decision: Decision,
-    /// In the order they happened.
+    /// Where the time went. This and the sentences are made when somebody asks.
+    #[serde(default)]
+    pub time: TimeSpent,
+    /// The steps in sentences.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub explanation: String,
+    /// In the order in which they ended.
     pub steps: Vec<Step>,
 }
 
@@ -143,6 +150,12 @@ pub enum Step {
         outcome: Cow<'static, str>,
         http_status: u16,
         ms: f64,
+        /// How long it was waited for its first byte: its share of the deadline, or the endpoint's own bound.
+        #[serde(default)]
+        given_ms: Option<f64>,
+        /// When the answer's head came; for a stream whose head is held, before its first content.
+        #[serde(default)]
+        first_byte_ms: Option<f64>,
         ttft_ms: Option<f64>,
         cost_usd: Option<f64>,
         /// The kind of fault that an experiment put into it.
@@ -150,6 +163,13 @@ pub enum Step {
         injected: Option<Cow<'static, str>>,
         #[serde(skip_serializing_if = "String::is_empty", default)]
         message: String,
+    },
+    /// The attempt that follows is at another endpoint, or the same once more, because of this.
+    Failover {
+        at_ms: f64,
+        from: Arc<str>,
+        to: Arc<str>,
+        outcome: Cow<'static, str>,
     },
     /// A pause before a further pass.
     Waited {
@@ -267,6 +287,8 @@ impl Kept {
             cost_usd: self.cost.usd(),
             cost_state: self.cost_state.to_owned(),
             decision: self.plan.as_ref().map(|p| Decision::of(p, self.prompt_tokens)).unwrap_or_default(),
+            time: TimeSpent::default(),
+            explanation: String::new(),
             steps: self.steps.clone(),
         }
     }
@@ -285,7 +307,6 @@ pub fn ms(d: Duration) -> f64 {
 }
 
 /// The newest records, by id.
-
 #[derive(Debug, Default)]
 pub struct Records(Mutex<Ring>);
 

@@ -170,8 +170,8 @@ impl Relay {
             self.finished |= chunk.finished;
             if let Some(attempt) = &mut self.attempt {
                 let seen = &mut attempt.seen;
-                seen.usage = chunk.usage.or(seen.usage);
-                seen.text_bytes += chunk.text_bytes;
+                seen.report(chunk.usage);
+                chunk.text.each().for_each(|piece| seen.text.feed(piece));
                 if chunk.has_content && seen.first_content.is_none() {
                     seen.first_content = Some(clock::now());
                 }

@@ -78,7 +78,10 @@ pub async fn chat(
     });
     let plan = match understood.plan(worker, Arc::clone(config), started).await {
         Ok(plan) => Arc::new(plan),
-        Err(error) => return Err(Failure { request_id: Some(id), error }),
+        Err(error) => {
+            ctx.ended(error.code.as_str(), error.code.status());
+            return Err(Failure { request_id: Some(id), error });
+        }
     };
     ctx.decided(Arc::clone(&plan));
     let course = Course::new(&ctx, &understood, plan, config.server.deadline);

@@ -3,13 +3,17 @@
 use crate::actors::messages::{Plan, PlanRequest};
 use crate::actors::topology::{RouteTable, Topology};
 use crate::config::model::Config;
+use crate::dialects::openai::answer::Answer;
 use crate::dialects::openai::request::{BadRequest, ChatRequest};
 use crate::domain::complexity::{self, Classified, PromptScan};
 use crate::domain::intelligent::IntelligentSettings;
 use crate::domain::slo::Wish;
 use crate::domain::strategy::StrategyKind;
 use crate::domain::time::Ts;
+use crate::domain::tokens::encoding::Encoding;
 use crate::engine::access::Caller;
+use crate::engine::attempt::Seen;
+use crate::engine::count;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Worker;
 use crate::engine::hints::Hints;
@@ -62,13 +66,43 @@ pub fn understand<'a>(
         ApiError::new(Code::ModelNotFound, message).with_param("model")
     })?;
     caller.may_use(&route.name)?;
-    let texts = || request.messages.iter().flat_map(|m| m.texts());
-    let per_message = 4 * request.messages.len() as u64;
-    let prompt_tokens = texts().map(complexity::estimate_tokens).sum::<u64>() + per_message;
+    // A ceiling decides about money: there the prompt is counted, by each vocabulary that may come to count it.
+    let prompt_tokens = match hints.routing.max_cost {
+        None => estimate(&request),
+        Some(_) => {
+            let models = route.cells.iter().filter_map(|cell| Encoding::of_model(&cell.config().model));
+            models.map(|encoding| counted(&request, encoding)).max().unwrap_or_else(|| estimate(&request))
+        }
+    };
     let completion_tokens = request.max_tokens.unwrap_or(DEFAULT_COMPLETION).min(1 << 20) * request.n;
     let is_intelligent = hints.strategy.unwrap_or(route.strategy) == StrategyKind::Intelligent;
     let complexity = is_intelligent.then(|| judge(&request, &config.intelligent));
     Ok(Understood { request, hints, route, prompt_tokens, completion_tokens, complexity })
+}
+
+/// About as many tokens as the prompt is: its texts by their estimate, 4 more for each message, and by flat rates what is no plain
+/// text: tool definitions and calls by their JSON's length, pictures by OpenAI's price of a usual one.
+fn estimate(request: &ChatRequest) -> u64 {
+    texts(request).map(complexity::estimate_tokens).fold(beside(request), u64::saturating_add)
+}
+
+/// The same, but for texts by an exact count where there is one.
+fn counted(request: &ChatRequest, encoding: Encoding) -> u64 {
+    let one = |text: &str| count::exact(encoding, text).unwrap_or_else(|| complexity::estimate_tokens(text));
+    texts(request).map(one).fold(beside(request), u64::saturating_add)
+}
+
+fn texts<'a>(request: &'a ChatRequest<'_>) -> impl Iterator<Item = &'a str> {
+    request.messages.iter().flat_map(|m| m.texts())
+}
+
+fn beside(request: &ChatRequest) -> u64 {
+    const A_MESSAGE: u64 = 4;
+    const AN_IMAGE: u64 = 765;
+    /// Measured: a token of JSON schemas is 3.9 bytes.
+    const JSON_BYTES: u64 = 4;
+    let messages = A_MESSAGE * request.messages.len() as u64;
+    messages + AN_IMAGE * request.images() + request.json_bytes().div_ceil(JSON_BYTES)
 }
 
 fn judge(request: &ChatRequest, settings: &IntelligentSettings) -> Classified {
@@ -87,6 +121,17 @@ fn judge(request: &ChatRequest, settings: &IntelligentSettings) -> Classified {
 }
 
 impl Understood<'_> {
+    /// Counts a whole answer, and the prompt that it answers, whose upstream reported no usage; an estimate where a text is too long or
+    /// its vocabulary not known.
+    pub fn count(&self, body: &[u8], model: &str, seen: &mut Seen) {
+        let text = Answer::text(body);
+        text.each().for_each(|piece| seen.text.feed(piece));
+        if let Some(encoding) = Encoding::of_model(model) {
+            let pieces: Option<u64> = text.each().map(|piece| count::exact(encoding, piece)).sum();
+            seen.counted = (Some(counted(&self.request, encoding)), pieces);
+        }
+    }
+
     /// What the prompt is at most, by any vendor's count: what a hard budget reserves. Reads the request again, so it is for
     /// requests that need it only.
     #[must_use]

@@ -37,6 +37,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/admin/reload").route(web::post().to(reload)))
         .service(at("/admin/audit").route(web::get().to(audit)))
         .service(at("/admin/events").route(web::get().to(events)))
+        .service(at("/admin/test/stall").route(web::post().to(stall_store)))
         .service(at("/admin/test/panic/{name}").route(web::post().to(panic_actor)));
     chaos::routes(config);
     reports::routes(config);
@@ -210,6 +211,10 @@ async fn events(request: HttpRequest, worker: OfWorker) -> HttpResponse {
         Some((Ok::<_, std::convert::Infallible>(web::Bytes::from(text)), watch))
     });
     HttpResponse::Ok().content_type("text/event-stream").insert_header(("cache-control", "no-cache")).streaming(stream)
+}
+
+async fn stall_store(request: HttpRequest, worker: OfWorker) -> HttpResponse {
+    answered(&worker, &request, 202, async |g| g.stall_store().map(|()| serde_json::json!({ "sent": true }))).await
 }
 
 async fn panic_actor(request: HttpRequest, name: web::Path<String>, worker: OfWorker) -> HttpResponse {

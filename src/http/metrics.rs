@@ -77,7 +77,7 @@ impl Scrape {
             started_s: gateway.started_at.0 as f64 / 1e6,
             ledger: gateway.ledger.status(),
             cells: gateway.board.topology().cells.clone(),
-            injected: gateway.chaos.injected(),
+            injected: gateway.chaos.injected(|name| gateway.board.topology().cell(name).is_some()),
         }
     }
 

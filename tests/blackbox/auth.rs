@@ -13,7 +13,7 @@ const DATA: [(&str, &str); 5] = [
 ];
 
 /// The calls of operators.
-const ADMIN: [(&str, &str); 17] = [
+const ADMIN: [(&str, &str); 23] = [
     ("GET", "/admin/endpoints"),
     ("GET", "/admin/endpoints/a"),
     ("POST", "/admin/endpoints"),
@@ -29,7 +29,13 @@ const ADMIN: [(&str, &str); 17] = [
     ("GET", "/admin/keys"),
     ("POST", "/admin/keys"),
     ("DELETE", "/admin/keys/nobody"),
+    ("GET", "/admin/chaos"),
+    ("POST", "/admin/chaos"),
+    ("DELETE", "/admin/chaos"),
+    ("GET", "/admin/chaos/chaos-1"),
+    ("DELETE", "/admin/chaos/chaos-1"),
     ("GET", "/admin/audit"),
+    ("POST", "/admin/test/stall"),
     ("POST", "/admin/test/panic/a"),
 ];
 

@@ -1,6 +1,6 @@
 //! Questions that send nothing: what would be chosen, what became of a request, which models there are.
 
-use crate::support::{Gateway, Reply, Setup, Upstream, chat_body, eventually, secs};
+use crate::support::{Gateway, Reply, Setup, Upstream, chat_body, eventually, ms, secs};
 use serde_json::{Value, json};
 
 struct Two {
@@ -92,6 +92,73 @@ async fn what_became_of_a_request_can_be_asked() {
     assert_eq!(names(&decision), ["a", "b"], "{decision}");
     gateway.get("/v1/requests/req_00000000000000000000000000").await.expect(404);
     gateway.admin("GET", "/admin/decisions/req_00000000000000000000000000", None).await.expect(404);
+}
+
+/// Half a second of silence, an error, a pause, and an answer after 300 ms: every part stands in the record, and they add up.
+#[tokio::test]
+async fn a_slow_requests_time_is_accounted_for_to_the_end() {
+    let (a, b) = (Upstream::start_with(Reply::Hang), Upstream::start_with(Reply::Slow(ms(300))));
+    b.once(Reply::status(500));
+    let setup = Setup::new().endpoint("a", &a, &["timeouts: {first_byte: 500ms}"]).endpoint("b", &b, &[]).endpoint(
+        "c",
+        &a,
+        &["limits: {concurrency: 1}"],
+    );
+    let setup =
+        setup.route("chat", "priority", &["a", "b"], &["retry: {backoff: 400ms, max_backoff: 400ms, max_attempts: 4}"]);
+    let gateway = Gateway::start(&setup).await;
+    gateway.admin("POST", "/admin/endpoints/c/trip", Some(&json!({"reason": "not today"}))).await.expect(200);
+    a.once(Reply::Hang);
+    a.once(Reply::status(500));
+    let began = std::time::Instant::now();
+    let answer = gateway.chat(&chat_body("chat")).await;
+    let seen_ms = began.elapsed().as_secs_f64() * 1e3;
+    let id = answer.expect(200).need("x-breakwater-request-id").to_owned();
+    let told = gateway.get(&format!("/v1/requests/{id}")).await.expect(200).json();
+    let steps = told["steps"].as_array().unwrap();
+    let of = |kind: &str| steps.iter().filter(|s| s["step"] == kind).cloned().collect::<Vec<_>>();
+    let number =
+        |value: &serde_json::Value, key: &str| value[key].as_f64().unwrap_or_else(|| panic!("{key} in {value}"));
+
+    let attempts = of("attempt");
+    let outcomes: Vec<_> = attempts.iter().map(|s| s["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["first_byte_timeout", "server_error", "server_error", "success"], "{told}");
+    assert_eq!((number(&attempts[0], "given_ms"), attempts[0]["first_byte_ms"].is_null()), (500.0, true));
+    assert!((500.0..600.0).contains(&number(&attempts[0], "ms")), "{told}");
+    assert!((300.0..400.0).contains(&number(&attempts[3], "first_byte_ms")), "{told}");
+    assert!(number(&attempts[3], "given_ms") > 10_000.0, "{told}");
+    let moves: Vec<_> =
+        of("failover").iter().map(|s| format!("{} {} {}", s["from"], s["to"], s["outcome"]).replace('"', "")).collect();
+    assert_eq!(moves, ["a b first_byte_timeout", "b a server_error", "a b server_error"], "{told}");
+    let waits: f64 = of("waited").iter().map(|s| number(s, "ms")).sum();
+
+    let (time, duration) = (&told["time"], number(&told, "duration_ms"));
+    let part = |key: &str| number(time, key);
+    let sum = part("planning_ms") + part("endpoints_ms") + part("waiting_ms") + part("gateway_ms");
+    assert!((sum - duration).abs() < 0.01, "{told}");
+    let asked: f64 = attempts.iter().map(|s| number(s, "ms")).sum();
+    assert!((part("endpoints_ms") - asked).abs() < 0.01 && (800.0..1_000.0).contains(&asked), "{told}");
+    assert!((part("waiting_ms") - waits).abs() < 0.01 && waits > 0.0, "{told}");
+    assert!(part("planning_ms") + part("gateway_ms") < 60.0, "nothing is left unexplained: {told}");
+    assert!(seen_ms >= duration - 1.0 && seen_ms - duration < 60.0, "the caller saw {seen_ms} ms: {told}");
+    let text = told["explanation"].as_str().unwrap();
+    for says in [
+        "answered by b with status 200",
+        "a was asked, given 500 ms for its first byte: first byte timeout after 5",
+        "moved from a to b because of first byte timeout",
+        "backoff before another pass",
+        "In all: ",
+    ] {
+        assert!(text.contains(says), "{says} in: {text}");
+    }
+    let refused = gateway.chat(&chat_body("c")).await;
+    let id = refused.expect(503).need("x-breakwater-request-id").to_owned();
+    let told = gateway.get(&format!("/v1/requests/{id}")).await.expect(200).json();
+    let text = told["explanation"].as_str().unwrap();
+    assert!(
+        text.contains("c was passed over: forced open") && text.contains("ended as no endpoint available"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

@@ -31,3 +31,4 @@ mod shutdown;
 mod slo;
 mod streams;
 mod supervision;
+mod usage;

@@ -2,12 +2,13 @@
 
 use crate::providers::{alone, faulty, pair, provider, set};
 use crate::support::ledger::{cost, read_csv};
-use crate::support::{Gateway, Run, Setup, binary, breakwater, chat_body, eventually, secs};
+use crate::support::{Gateway, Run, Setup, binary, breakwater, chat_body, eventually, ms, secs};
 use breakwater::sim::{FaultKind, Handle};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// No file of the process may grow beyond this any more; `unlimited` ends it. To a process a full disk looks the same, and unlike
 /// a file system of one's own this needs no privilege.
@@ -295,4 +296,31 @@ async fn a_read_only_folder() {
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains(&store.display().to_string()), "the path is named: {told}");
     assert!(output.stdout.is_empty());
+}
+
+#[tokio::test]
+async fn a_disk_that_stalls_for_two_seconds() {
+    let a = provider("a");
+    let gateway = Gateway::start(&alone(&a, &[]).env("BREAKWATER_TEST_HOOKS", "1")).await;
+    let body = chat_body("chat");
+    gateway.chat(&body).await.expect(200);
+    gateway.wait_rows(1).await;
+    gateway.admin("POST", "/admin/test/stall", None).await.expect(202);
+    let (began, mut sent, mut slowest) = (Instant::now(), 1, Duration::ZERO);
+    // Well within the stall: no row can reach the disk meanwhile.
+    while began.elapsed() < ms(1_500) {
+        let asked = Instant::now();
+        gateway.chat(&body).await.expect(200);
+        slowest = slowest.max(asked.elapsed());
+        sent += 1;
+    }
+    let metrics = gateway.get("/metrics").await.text();
+    assert!(metrics.contains("breakwater_ledger_durable_seq 1\n"), "it stalls: {metrics}");
+    let waiting = metrics.lines().find_map(|l| l.strip_prefix("breakwater_ledger_rows_waiting ")).unwrap();
+    // A checkpoint may wait among them.
+    assert!(waiting.parse::<usize>().unwrap() >= sent - 1, "all {sent} rows but the first wait: {waiting}");
+    assert!(sent > 20 && slowest < ms(500), "{sent} requests, the slowest took {slowest:?}");
+    gateway.wait_rows(sent).await;
+    assert!(began.elapsed() >= ms(1_900), "nothing came before the stall was over");
+    gateway.run_by_url(&["ledger", "verify"]).expect(0);
 }

@@ -1,11 +1,12 @@
 //! More than there is room for: the surplus is told so at once, nobody is hammered, and those who are served notice nothing.
 
 use crate::providers::{calls, faulty, heal, provider, with_profile};
-use crate::support::{Answer, Gateway, Setup, chat_body, eventually, ms, secs};
+use crate::support::{Answer, Gateway, Setup, chat_body, eventually, ms, scaled, secs};
 use breakwater::sim::{FaultKind, Handle, Latency, Profile};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -65,13 +66,14 @@ async fn all_fail_at_two_hundred_a_second() {
     }
     let gateway = Gateway::start(&setup.route("chat", "round_robin", &["a", "b", "c"], &[])).await;
     let body = chat_body("chat");
+    let lasts = scaled(8, 30);
     let (began, mut sent, mut answered) = (Instant::now(), 0_u64, 0_u64);
     let mut tick = tokio::time::interval(ms(50));
     let mut running = FuturesUnordered::new();
-    while began.elapsed() < secs(8) || !running.is_empty() {
+    while began.elapsed() < secs(lasts) || !running.is_empty() {
         tokio::select! {
             _ = tick.tick() => {
-                if began.elapsed() < secs(8) {
+                if began.elapsed() < secs(lasts) {
                     running.extend((0..10).map(|_| gateway.chat(&body)));
                     sent += 10;
                 }
@@ -84,7 +86,7 @@ async fn all_fail_at_two_hundred_a_second() {
     }
     assert_eq!(answered, sent);
     let upstream: u64 = providers.iter().map(calls).sum();
-    assert!(sent >= 800, "{sent} sent in 8 s");
+    assert!(sent >= 100 * lasts, "{sent} sent in {lasts} s");
     assert!(upstream * 5 <= sent, "{upstream} upstream calls for {sent} requests");
     providers.iter().for_each(heal);
     eventually(secs(60), "they are served again", async || gateway.chat(&body).await.status == 200).await;
@@ -183,8 +185,10 @@ async fn admin_reads_beside_traffic_have_no_effect_on_picks() {
     assert_eq!(at_a + at_b, 300);
     assert!(at_a.abs_diff(at_b) <= 4, "{at_a} to {at_b}");
 
+    let read = Cell::new(false);
     let reads = async {
-        for _ in 0..100 {
+        // In full: 100,000 reads.
+        for _ in 0..scaled(100, 16_667) {
             let paths =
                 ["/admin/endpoints", "/admin/report", "/admin/ledger?group_by=model", "/metrics", "/admin/keys"];
             for answer in join_all(paths.iter().map(|p| gateway.admin("GET", p, None))).await {
@@ -192,16 +196,20 @@ async fn admin_reads_beside_traffic_have_no_effect_on_picks() {
             }
             gateway.admin("POST", "/admin/explain", Some(&body)).await.expect(200);
         }
+        read.set(true);
     };
     let traffic = async {
-        for _ in 0..60 {
+        let mut rounds = 0;
+        while rounds < 60 || !read.get() {
+            rounds += 1;
             for answer in join_all((0..10).map(|_| gateway.chat(&body))).await {
                 answer.expect(200);
             }
         }
+        rounds
     };
-    futures_util::future::join(reads, traffic).await;
+    let ((), rounds) = futures_util::future::join(reads, traffic).await;
     let (at_a, at_b) = (calls(&a), calls(&b));
-    assert_eq!(at_a + at_b, 900);
-    assert!(at_a.abs_diff(at_b) <= 8, "{at_a} to {at_b}");
+    assert_eq!(at_a + at_b, 300 + 10 * rounds);
+    assert!(at_a.abs_diff(at_b) <= 8 + rounds / 100, "{at_a} to {at_b}");
 }

@@ -2,7 +2,7 @@
 
 use crate::providers::{alone, calls, faulty, pair, provider, with_profile};
 use crate::support::ledger::{cost, read_csv};
-use crate::support::{Gateway, Setup, Sse, chat_body, eventually, secs, stream_body};
+use crate::support::{Gateway, Setup, Sse, chat_body, eventually, scaled, secs, stream_body};
 use breakwater::sim::{FaultKind, Profile};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -29,8 +29,9 @@ async fn ask_until_it_dies(base: String, lane: String, acknowledged: Arc<Mutex<V
 async fn twenty_kills_under_load() {
     let a = with_profile(Profile { keep_requests: 0, output_tokens: 4, ..Profile::new("a", &[]) });
     let mut gateway = Gateway::start(&alone(&a, &["limits: {concurrency: 1000}"]).store("durability: strict")).await;
+    let kills = scaled(20, 50);
     let acknowledged = Arc::new(Mutex::new(vec![]));
-    for round in 0..20 {
+    for round in 0..kills {
         let before = acknowledged.lock().unwrap().len();
         let lanes: Vec<_> = (0..32)
             .map(|lane| {
@@ -54,7 +55,7 @@ async fn twenty_kills_under_load() {
     let found: BTreeSet<&str> =
         rows.iter().filter(|r| r.get("outcome") == "success").map(|r| r.get("request_id")).collect();
     let acknowledged = acknowledged.lock().unwrap().clone();
-    assert!(acknowledged.len() >= 20 * 60, "{} answers", acknowledged.len());
+    assert!(acknowledged.len() >= kills * 60, "{} answers", acknowledged.len());
     let lost: Vec<_> = acknowledged.iter().filter(|id| !found.contains(id.as_str())).collect();
     assert!(lost.is_empty(), "{} of {} acknowledged rows are lost: {lost:?}", lost.len(), acknowledged.len());
     assert_eq!(found.len(), rows.len(), "none is there twice");

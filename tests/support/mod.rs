@@ -19,6 +19,15 @@ pub use upstream::{Reply, Upstream, completion};
 
 use std::time::{Duration, Instant};
 
+/// The first, or with `BREAKWATER_TEST_SCALE=full` the second: some scenarios are shown shorter than docs/resilience.md has them.
+pub fn scaled<T>(short: T, full: T) -> T {
+    match std::env::var("BREAKWATER_TEST_SCALE").as_deref() {
+        Ok("full") => full,
+        Err(_) | Ok("") => short,
+        Ok(other) => panic!("BREAKWATER_TEST_SCALE is `{other}`; it may be `full`"),
+    }
+}
+
 /// Looks every 10 ms whether `check` holds, and fails the test when it still does not after `limit`.
 pub async fn eventually(limit: Duration, what: &str, mut check: impl AsyncFnMut() -> bool) {
     let until = Instant::now() + limit;

@@ -180,7 +180,10 @@ impl Setup {
         }
         y += "endpoints:\n";
         for e in &self.endpoints {
-            writeln!(y, "  {0}:\n    provider: p-{0}\n    model: model-{0}", e.name).unwrap();
+            writeln!(y, "  {0}:\n    provider: p-{0}", e.name).unwrap();
+            if !e.settings.iter().any(|s| s.starts_with("model:")) {
+                writeln!(y, "    model: model-{}", e.name).unwrap();
+            }
             lines(&mut y, "    ", &e.settings);
         }
         y += "routes:\n";

@@ -3,6 +3,8 @@
 pub mod answer;
 mod ceiling;
 pub mod request;
+pub mod text;
+pub mod usage;
 
 /// Where chat completions are posted, below a provider's `base_url`.
 pub const CHAT_PATH: &str = "/chat/completions";

@@ -5,7 +5,7 @@
 
 use crate::dialects::members::{Members, Text, is_too_deep};
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
@@ -44,6 +44,8 @@ pub struct Message<'a> {
     role: Text<'a>,
     #[serde(borrow, default)]
     content: Content<'a>,
+    #[serde(borrow, default)]
+    tool_calls: Option<&'a RawValue>,
 }
 
 impl<'a> Message<'a> {
@@ -59,17 +61,22 @@ impl<'a> Message<'a> {
     }
 
     pub fn texts(&self) -> impl Iterator<Item = &str> {
-        self.content.0.iter().map(|t| &**t)
+        self.content.texts.iter().map(|t| &**t)
     }
 }
 
 #[derive(Debug, Default)]
-struct Content<'a>(Vec<Cow<'a, str>>);
+struct Content<'a> {
+    texts: Vec<Cow<'a, str>>,
+    images: u64,
+}
 
 #[derive(Deserialize)]
 struct Part<'a> {
     #[serde(borrow, default)]
     text: Option<Text<'a>>,
+    #[serde(default)]
+    image_url: Option<IgnoredAny>,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
@@ -81,20 +88,21 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
                 f.write_str("a string, an array of content parts, or null")
             }
             fn visit_borrowed_str<E>(self, s: &'de str) -> Result<Self::Value, E> {
-                Ok(Content(vec![Cow::Borrowed(s)]))
+                Ok(Content { texts: vec![Cow::Borrowed(s)], images: 0 })
             }
             fn visit_str<E>(self, s: &str) -> Result<Self::Value, E> {
-                Ok(Content(vec![Cow::Owned(s.to_owned())]))
+                Ok(Content { texts: vec![Cow::Owned(s.to_owned())], images: 0 })
             }
             fn visit_unit<E>(self) -> Result<Self::Value, E> {
                 Ok(Content::default())
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut texts = Vec::new();
+                let mut content = Content::default();
                 while let Some(part) = seq.next_element::<Part>()? {
-                    texts.extend(part.text.map(|t| t.0));
+                    content.texts.extend(part.text.map(|t| t.0));
+                    content.images += u64::from(part.image_url.is_some());
                 }
-                Ok(Content(texts))
+                Ok(content)
             }
         }
         deserializer.deserialize_any(Collect)
@@ -155,6 +163,20 @@ impl<'a> ChatRequest<'a> {
             hints: members.get("breakwater").filter(|v| v.get() != "null"),
             members,
         })
+    }
+
+    /// Pictures in the messages.
+    #[must_use]
+    pub fn images(&self) -> u64 {
+        self.messages.iter().map(|m| m.content.images).sum()
+    }
+
+    /// Bytes of JSON that is part of the prompt: tools, and the calls of them so far.
+    #[must_use]
+    pub fn json_bytes(&self) -> u64 {
+        let size = |raw: &RawValue| if raw.get() == "null" { 0 } else { raw.get().len() as u64 };
+        let tools = if self.has_tools { self.members.get("tools").map_or(0, size) } else { 0 };
+        self.messages.iter().filter_map(|m| m.tool_calls).map(size).fold(tools, u64::saturating_add)
     }
 
     /// Everything that the client sent.

@@ -59,7 +59,8 @@ fn sampled(text: &str) -> u64 {
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
-fn cost(text: &str) -> u64 {
+/// In thousandths of a token. Every byte is looked at, so a caller bounds the length.
+pub(in crate::domain) fn cost(text: &str) -> u64 {
     let mut rest = Rest { text, at: 0 };
     let mut milli = 0;
     while let Some(byte) = rest.byte() {
