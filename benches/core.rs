@@ -172,6 +172,7 @@ fn planning(c: &mut Criterion) {
                     hints: RequestHints::default(),
                     no_fallback: false,
                     complexity: None,
+                    hard_budget: None,
                     wish: None,
                     config: Arc::clone(&config),
                     look_only: false,
@@ -234,6 +235,7 @@ fn settling(c: &mut Criterion) {
                 ttft_us: Some(40_123),
                 cost: NanoUsd(462_500),
                 usage: usage(),
+                out: 1,
             };
             health.apply(at, black_box(&settle), 0.5)
         });

@@ -15,7 +15,7 @@ mod machine;
 use breakwater::domain::money::NanoUsd;
 use breakwater::domain::sums::{GroupBy, TimeRange};
 use breakwater::domain::time::Wall;
-use breakwater::store::export::{RowFormat, RowWriter};
+use breakwater::store::stream::{ExportFormat, ExportShape, ExportStream};
 use breakwater::store::{LedgerItem, LedgerReader, OpenOptions, Store, StoreError};
 use breakwater::{cli, clock};
 use clap::Parser;
@@ -25,10 +25,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// The gateway's: memory is measured as it would take it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const BATCH: u64 = 512;
 const DAY_US: u64 = 86_400_000_000;
-/// Bytes after which an export's buffer is emptied, as a response's would be.
-const PIECE: usize = 64 * 1024;
+/// Rows after which an export's bytes are taken, as for a response.
+const ROWS_A_LOOK: u64 = 64;
 const REPEATS: usize = 5;
 
 #[derive(Parser)]
@@ -135,24 +139,32 @@ fn measure(arguments: &Arguments) -> Result<bool, Failure> {
     let disk = size(&path).map_err(|e| Failure::Io("cannot measure the store's folder", e))?;
     figures.push(Figure::new("on disk per row", ratio(disk, arguments.rows), "bytes", Bar::None));
 
-    let (opened, took) = timed(|| Store::open(&OpenOptions::at(&path, clock::wall())));
-    let (store, report) = opened?;
+    // As a gateway starts: with everything that has to be there before the first request.
+    let (opened, took) = timed(|| {
+        let (store, report) = Store::open(&OpenOptions::at(&path, clock::wall()))?;
+        store.ledger_writer().map(|writer| (store, report, writer))
+    });
+    let (store, report, writer) = opened?;
+    drop(writer);
     figures.push(Figure::new("start", took.as_secs_f64(), "s", Bar::AtMost(2.0)));
     if report.last_seq != arguments.rows {
         return Err(Failure::Differs(format!("{} of {} rows after the restart", report.last_seq, arguments.rows)));
     }
     let reader = store.reader();
     sums(&reader, arguments, cost, &mut figures)?;
-    for (name, format) in [("csv", RowFormat::Csv), ("jsonl", RowFormat::Jsonl)] {
-        export(&reader, arguments, name, format, cost, &mut figures)?;
+    for (name, compression) in [("csv", None), ("jsonl", None), ("csv", Some("zstd")), ("parquet", None)] {
+        export(&reader, arguments, (name, compression), cost, &mut figures)?;
     }
     let (verified, took) = timed(|| reader.verify(&mut |_| {}));
     let verified = verified?;
     if let Some(bad) = verified.first_bad {
         return Err(Failure::Differs(format!("the chain breaks at row {}: {}", bad.seq, bad.what)));
     }
+    if verified.signed.is_none_or(|signed| signed.through != arguments.rows) {
+        return Err(Failure::Differs("the last row is not signed".into()));
+    }
     figures.push(Figure::new("verify", per_second(verified.rows, took), "rows/s", Bar::None));
-    figures.push(Figure::new("memory, largest", peak_memory(), "MiB", Bar::None));
+    figures.push(Figure::new("memory, largest", memory("VmHWM:"), "MiB", Bar::None));
     present(arguments, &machine, &figures)
 }
 
@@ -191,7 +203,7 @@ fn sums(reader: &LedgerReader, arguments: &Arguments, cost: NanoUsd, figures: &m
     let within = |share: i64| Some(Wall(entries::START.0 + day / share + 1_234_567_890));
     let some_days = TimeRange { from: within(24), to: within(1) };
     let tag = GroupBy::Tag("team".into());
-    let all = [GroupBy::Total, GroupBy::Endpoint, GroupBy::Key, tag, GroupBy::Day];
+    let all = [GroupBy::Total, GroupBy::Endpoint, GroupBy::Model, GroupBy::Key, tag, GroupBy::Day, GroupBy::Hour];
     let questions = all.into_iter().map(|by| (TimeRange::ALL, by)).chain([(some_days, GroupBy::Endpoint)]);
     for (range, by) in questions {
         let mut times = Vec::new();
@@ -216,38 +228,53 @@ fn sums(reader: &LedgerReader, arguments: &Arguments, cost: NanoUsd, figures: &m
     Ok(())
 }
 
-/// Writes every row, as for a client that takes what it gets.
+/// Writes every row and signs what was written, as for a client that takes what it gets. The memory that this takes is counted from a
+/// tenth of the rows on, when every buffer has its size: flat is what an export of any length has to be.
 fn export(
     reader: &LedgerReader,
     arguments: &Arguments,
-    name: &str,
-    format: RowFormat,
+    (format, compression): (&str, Option<&str>),
     cost: NanoUsd,
     figures: &mut Vec<Figure>,
 ) -> Result<(), Failure> {
-    let (done, took) = timed(|| -> Result<(u64, u64, NanoUsd), StoreError> {
-        let mut writer = RowWriter::new(format);
-        let mut buffer = Vec::with_capacity(2 * PIECE);
-        let (mut rows, mut bytes, mut sum) = (0, 0, NanoUsd::ZERO);
-        writer.head(&mut buffer);
-        for row in reader.rows(TimeRange::ALL)? {
-            let row = row?;
-            writer.row(&row, &mut buffer);
-            rows += 1;
-            sum += row.entry.cost.unwrap_or_default();
-            if buffer.len() >= PIECE {
-                bytes += std::hint::black_box(&buffer).len() as u64;
-                buffer.clear();
-            }
+    let shape = ExportShape::parse(format, compression).map_err(Failure::Differs)?;
+    let io = |e| Failure::Io("cannot export", e);
+    let start = clock::now();
+    let mut stream = ExportStream::new(shape).map_err(io)?;
+    let (mut rows, mut bytes, mut sum) = (0_u64, 0_u64, NanoUsd::ZERO);
+    let (mut settled, mut most) = (0.0, 0.0_f64);
+    for row in reader.rows(TimeRange::ALL)? {
+        let row = row?;
+        stream.row(&row).map_err(io)?;
+        rows += 1;
+        sum += row.entry.cost.unwrap_or_default();
+        if rows.is_multiple_of(ROWS_A_LOOK) {
+            bytes += std::hint::black_box(stream.ready().map_err(io)?).len() as u64;
         }
-        Ok((rows, bytes + buffer.len() as u64, sum))
-    });
-    let (rows, bytes, sum) = done?;
-    if (rows, sum) != (arguments.rows, cost) {
-        return Err(Failure::Differs(format!("{name} has {rows} rows and {sum} USD, not {cost} USD")));
+        if rows.is_multiple_of((arguments.rows / 100).max(1)) {
+            let now = memory("VmRSS:");
+            if rows <= arguments.rows / 10 {
+                settled = now;
+            }
+            most = most.max(now);
+        }
     }
-    figures.push(Figure::new(format!("export {name}"), per_second(rows, took), "rows/s", Bar::AtLeast(500_000.0)));
+    let (last, signed) = stream.finish(clock::wall(), |statement| reader.sign(statement)).map_err(io)?;
+    let took = clock::now().since(start);
+    bytes += last.len() as u64;
+    if (rows, sum, signed.map(|s| s.statement.rows)) != (arguments.rows, cost, Some(arguments.rows)) {
+        return Err(Failure::Differs(format!("{format} has {rows} rows and {sum} USD, not {cost} USD")));
+    }
+    let name = compression.map_or_else(|| format.to_owned(), |compression| format!("{format}, {compression}"));
+    // What the compressors take is theirs: the bar is on the ledger's own formats.
+    let bar = if shape == (ExportShape { format: ExportFormat::Parquet, compression: None }) || compression.is_some() {
+        Bar::None
+    } else {
+        Bar::AtLeast(500_000.0)
+    };
+    figures.push(Figure::new(format!("export {name}"), per_second(rows, took), "rows/s", bar));
     figures.push(Figure::new(format!("export {name} per row"), ratio(bytes, rows), "bytes", Bar::None));
+    figures.push(Figure::new(format!("export {name}, memory grown"), most - settled, "MiB", Bar::AtMost(16.0)));
     Ok(())
 }
 
@@ -295,9 +322,9 @@ fn size(dir: &Path) -> std::io::Result<u64> {
     Ok(sum)
 }
 
-/// The most memory that this process has had, MiB.
-fn peak_memory() -> f64 {
+/// A figure of this process's memory, MiB.
+fn memory(name: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kb = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let kb = status.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse().ok());
     ratio(kb.unwrap_or(0), 1024)
 }

@@ -130,14 +130,14 @@ fn listen(
     config: &Config,
     tls: Option<&rustls::ServerConfig>,
 ) -> Result<(Vec<Server>, Addresses), AppError> {
-    let (main, listen) = bind(config.server.listen)?;
+    let (main, listen) = bind(config.server.listen, config)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let mut addresses = Addresses { listen, admin: listen, scheme, token_file: None };
     let workers = config.server.workers;
     let Some(admin) = config.server.admin_listen else {
         return Ok((vec![server(gateway, main, Surface::All, workers, config, tls)?], addresses));
     };
-    let (admin, at) = bind(admin)?;
+    let (admin, at) = bind(admin, config)?;
     addresses.admin = at;
     let servers = vec![
         server(gateway, main, Surface::Applications, workers, config, tls)?,
@@ -146,10 +146,28 @@ fn listen(
     Ok((servers, addresses))
 }
 
-fn bind(addr: SocketAddr) -> Result<(TcpListener, SocketAddr), AppError> {
+fn bind(addr: SocketAddr, config: &Config) -> Result<(TcpListener, SocketAddr), AppError> {
     let listener = TcpListener::bind(addr).map_err(|e| AppError::Listen(addr, e))?;
+    if let Some(limit) = config.server.write_stall
+        && let Err(e) = limit_stalls(&listener, limit)
+    {
+        tracing::warn!(error = %e, "server.write_stall cannot be enforced: clients that stop reading are not cut off");
+    }
     let bound = listener.local_addr().map_err(|e| AppError::Listen(addr, e))?;
     Ok((listener, bound))
+}
+
+/// Has the kernel close a connection whose peer takes nothing of what was sent for so long (`TCP_USER_TIMEOUT`); accepted connections
+/// inherit that from their listener. The request's task then ends as if the client had left. A server cannot measure this itself: while
+/// its buffer is full nobody asks the body for more.
+#[cfg(target_os = "linux")]
+fn limit_stalls(listener: &TcpListener, limit: Duration) -> std::io::Result<()> {
+    socket2::SockRef::from(listener).set_tcp_user_timeout(Some(limit))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn limit_stalls(_: &TcpListener, _: Duration) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 fn server(

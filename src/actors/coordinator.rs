@@ -135,6 +135,7 @@ impl Coordinator {
             let est_cost = config.price.as_ref().map(|p| p.cost(&usage));
             let why = match (request.hints.max_cost, est_cost) {
                 (Some(_), None) => Some(RemovedWhy::Unpriced),
+                (None, None) if request.hard_budget.is_some() => Some(RemovedWhy::UnpricedUnderBudget),
                 (Some(most), Some(estimate)) if estimate > most => Some(RemovedWhy::OverMaxCost { estimate }),
                 _ => config
                     .context

@@ -185,10 +185,12 @@ impl EndpointActor {
 
     fn move_gate(&self, now: Ts) {
         let (door, figures) = (self.health.breaker().door(now), self.health.figures(now));
+        let concurrency = self.health.concurrency();
         let (moved, proved) = {
             let Hot { gate, figures: published, .. } = &mut *self.cell.hot.lock();
             let before = gate.door();
             gate.set_door(door);
+            gate.set_concurrency(concurrency);
             *published = figures;
             (before != gate.door(), gate.take_proof())
         };
@@ -312,6 +314,7 @@ impl Handler<Reconfigured> for EndpointActor {
     fn handle(&mut self, _: Reconfigured, ctx: &mut Self::Context) {
         let config = self.cell.config();
         self.health.breaker_mut().set_settings(Arc::new(config.breaker.clone()), clock::now());
+        self.health.adapt(&config.limits);
         self.publish(ctx);
     }
 }

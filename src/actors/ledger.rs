@@ -7,6 +7,9 @@
 
 use crate::actors::endpoint::DeathNotice;
 use crate::actors::messages::{Commit, StallNow};
+pub use crate::actors::space::Room;
+use crate::actors::space::Space;
+use crate::actors::upkeep::Upkeep;
 use crate::clock;
 use crate::config::model::{Durability, OnStoreFailure};
 use crate::domain::ledger::Entry;
@@ -14,6 +17,7 @@ use crate::store::{Area, LedgerItem, LedgerReader, LedgerWriter, StateStore};
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
@@ -52,6 +56,13 @@ pub enum StateWrite {
     Audit {
         bytes: Vec<u8>,
     },
+    /// Removes a value, once every row that came before is on disk.
+    Forget {
+        area: Area,
+        name: Arc<str>,
+    },
+    /// Only tells when everything that came before is on disk.
+    Nothing,
 }
 
 /// Told when the item is on disk, or why it is not.
@@ -67,17 +78,23 @@ struct Queued {
 struct Batch {
     ledger: Vec<LedgerItem>,
     state: VecDeque<StateWrite>,
+    /// Attempts that leave when they are on disk. They come after the rows: the money that one of them holds may be what another, whose
+    /// row stands before it, did not use; without that row a killed process would leave both charged in full.
+    open: Vec<(Arc<str>, Vec<u8>)>,
+    forgotten: Vec<(Area, Arc<str>)>,
     done: Vec<Done>,
 }
 
 impl Batch {
     fn len(&self) -> usize {
-        self.ledger.len() + self.state.len()
+        self.ledger.len() + self.state.len() + self.open.len() + self.forgotten.len()
     }
 
     fn take(&mut self, queued: Queued) {
         match queued.item {
             Item::Ledger(item) => self.ledger.push(item),
+            Item::State(StateWrite::Put { area: Area::Open, name, bytes, .. }) => self.open.push((name, bytes)),
+            Item::State(StateWrite::Forget { area, name }) => self.forgotten.push((area, name)),
             Item::State(change) => self.state.push_back(change),
         }
         self.done.extend(queued.done);
@@ -96,6 +113,7 @@ pub struct LedgerStatus {
     pub commits: u64,
     /// Why the last commit failed, while it does.
     pub failing: Option<String>,
+    pub room: Room,
 }
 
 struct Shared {
@@ -114,6 +132,8 @@ struct Shared {
     lost_rows: AtomicU64,
     commits: AtomicU64,
     failing: Mutex<Option<String>>,
+    upkeep: Mutex<Upkeep>,
+    space: Space,
 }
 
 /// Shared by everybody who has something to write.
@@ -144,7 +164,23 @@ impl LedgerHandle {
             lost_rows: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             failing: Mutex::default(),
+            upkeep: Mutex::default(),
+            space: Space::default(),
         }))
+    }
+
+    /// Removes whole months that are older than `keep` from now on, at the next tick and then once a day.
+    #[must_use]
+    pub fn keeping(self, keep: Option<Duration>) -> Self {
+        *self.0.upkeep.lock() = Upkeep::new(keep);
+        self
+    }
+
+    /// Warns from now on, at each tick, of less than `low_space` bytes of room in `folder`; zero: never.
+    #[must_use]
+    pub fn watching(self, folder: &Path, low_space: u64) -> Self {
+        self.0.space.watch(folder.to_path_buf(), low_space);
+        self
     }
 
     /// Queues an item; nobody waits for it.
@@ -177,11 +213,17 @@ impl LedgerHandle {
         wait.await.unwrap_or_else(|_| Err("the store's queue is full".into()))
     }
 
+    /// Queues the removal of a value, behind the rows that came before; nobody waits for it.
+    pub fn forget(&self, area: Area, name: Arc<str>) {
+        self.push(Item::State(StateWrite::Forget { area, name }));
+    }
+
     fn enqueue(&self, queued: Queued) {
         let urgent = match &queued.item {
             Item::Ledger(_) => queued.done.is_some(),
             Item::State(StateWrite::Put { durable, .. }) => *durable,
-            Item::State(StateWrite::Audit { .. }) => true,
+            Item::State(StateWrite::Audit { .. } | StateWrite::Nothing) => true,
+            Item::State(StateWrite::Forget { .. }) => false,
         };
         {
             let mut queue = self.0.queue.lock();
@@ -235,6 +277,7 @@ impl LedgerHandle {
             lost_rows: self.0.lost_rows.load(Relaxed),
             commits: self.0.commits.load(Relaxed),
             failing: self.0.failing.lock().clone(),
+            room: self.0.space.room(),
         }
     }
 
@@ -290,11 +333,12 @@ impl LedgerHandle {
     }
 
     fn tick(&self) {
-        let idle = self.0.failing.lock().is_none();
-        if let (true, Some(writer)) = (idle, self.0.writer.lock().as_mut())
-            && let Err(e) = writer.tick(clock::wall())
-        {
-            self.failed(&e.to_string());
+        self.0.space.look();
+        let (now, mut slot) = (clock::wall(), self.0.writer.lock());
+        let Some(writer) = slot.as_mut().filter(|_| self.0.failing.lock().is_none()) else { return };
+        match writer.tick(now) {
+            Ok(()) => self.0.upkeep.lock().look(writer, now),
+            Err(e) => self.failed(&e.to_string()),
         }
     }
 
@@ -313,6 +357,7 @@ impl LedgerHandle {
             let written = match change {
                 StateWrite::Put { area, name, bytes, durable } => self.0.state.put(*area, name, bytes, *durable),
                 StateWrite::Audit { bytes } => self.0.state.audit(bytes),
+                StateWrite::Forget { .. } | StateWrite::Nothing => Ok(()),
             };
             written.map_err(|e| e.to_string())?;
             // Written for good: another try of this batch must not write it twice.
@@ -320,6 +365,19 @@ impl LedgerHandle {
         }
         let seq = writer.append(&batch.ledger, clock::wall()).map_err(|e| e.to_string())?;
         self.0.durable_seq.store(seq, Release);
+        batch.ledger.clear();
+        if !batch.open.is_empty() {
+            // One write to disk for all of them.
+            let values: Vec<(&str, &[u8])> = batch.open.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
+            self.0.state.put_all(Area::Open, &values, true).map_err(|e| e.to_string())?;
+            batch.open.clear();
+        }
+        for chunk in batch.forgotten.chunk_by(|a, b| a.0 == b.0) {
+            let names: Vec<&str> = chunk.iter().map(|(_, name)| &**name).collect();
+            let Some((area, _)) = chunk.first() else { continue };
+            self.0.state.delete_all(*area, &names, false).map_err(|e| e.to_string())?;
+        }
+        batch.forgotten.clear();
         Ok(())
     }
 }

@@ -158,6 +158,8 @@ pub struct PlanRequest {
     /// Only the first candidate may be asked.
     pub no_fallback: bool,
     pub complexity: Option<Classified>,
+    /// A hard budget that applies: no candidate may be without a price.
+    pub hard_budget: Option<Arc<str>>,
     pub config: Arc<Config>,
     /// The time that its candidates are ranked by.
     pub wish: Option<Wish>,
@@ -208,6 +210,8 @@ pub enum RemovedWhy {
     OverMaxCost { estimate: NanoUsd },
     /// A ceiling was given and the endpoint has no price.
     Unpriced,
+    /// A hard budget applies and the endpoint has no price: spend must not pass unseen.
+    UnpricedUnderBudget,
     /// The estimated prompt does not fit.
     ContextTooShort { context: u64 },
     /// The caller allows no fallback and another candidate stands first.
@@ -219,6 +223,9 @@ impl std::fmt::Display for RemovedWhy {
         match self {
             Self::OverMaxCost { estimate } => write!(f, "over_max_cost: estimated {estimate} USD"),
             Self::Unpriced => f.write_str("unpriced: a cost ceiling was given and the endpoint has no price"),
+            Self::UnpricedUnderBudget => {
+                f.write_str("unpriced_under_budget: a hard budget applies and the endpoint has no price")
+            }
             Self::ContextTooShort { context } => write!(f, "context_too_short: holds {context} tokens"),
             Self::NoFallback => f.write_str("no_fallback: the caller allows only the first candidate"),
         }

@@ -11,5 +11,7 @@ pub mod line;
 pub mod messages;
 pub mod meters;
 pub mod permit;
+mod space;
 pub mod supervisor;
 pub mod topology;
+mod upkeep;

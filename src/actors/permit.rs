@@ -84,6 +84,13 @@ impl Permit {
         self.settle(now, report);
     }
 
+    /// The same permit for a call that begins only at `now`.
+    #[must_use]
+    pub fn starting_at(mut self, now: Ts) -> Self {
+        self.started = now;
+        self
+    }
+
     /// Gives the permit back: nothing was sent with it.
     pub fn give_back(mut self, now: Ts) {
         if let Some(ticket) = self.ticket.take() {
@@ -96,8 +103,9 @@ impl Permit {
         let Some(ticket) = self.ticket.take() else { return };
         let class = report.outcome.class();
         let (epoch, probe, held) = (ticket.epoch, ticket.probe, ticket.held);
-        {
+        let out = {
             let mut hot = self.cell.hot.lock();
+            let out = hot.gate.in_flight();
             let used = (report.usage.total() > 0).then(|| report.usage.total());
             if class.verdict == Verdict::Neutral {
                 // A call that was cancelled before anything was used costs nothing.
@@ -127,7 +135,8 @@ impl Permit {
                 }
                 _ => {}
             }
-        }
+            out
+        };
         self.cell.serve_line(now);
         let latency_us = micros(now.since(self.started));
         self.cell.meters.attempt(report.outcome, latency_us, report.ttft_us, &report.usage, report.cost);
@@ -140,6 +149,7 @@ impl Permit {
             ttft_us: report.ttft_us,
             cost: report.cost.unwrap_or_default(),
             usage: report.usage,
+            out,
         };
         self.cell.settle(settle, probe || held || class.verdict != Verdict::Success);
     }

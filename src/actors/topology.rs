@@ -34,6 +34,8 @@ pub struct RouteTable {
     pub deadline: Option<Duration>,
     /// `None`: this route does not hedge.
     pub hedge: Option<Arc<Mutex<Hedging>>>,
+    /// Another endpoint goes on with a stream that broke off.
+    pub recover: bool,
     /// The first token that its streams wish for.
     pub slo: Option<Slo>,
 }
@@ -67,6 +69,7 @@ impl Topology {
                 retry: route.retry.clone(),
                 deadline: route.deadline,
                 hedge: route.hedge.map(|settings| former.hedging(&route.name, settings)),
+                recover: route.recover,
                 slo: route.slo,
             });
         }
@@ -78,6 +81,7 @@ impl Topology {
             retry: RetrySettings::default(),
             deadline: None,
             hedge: None,
+            recover: false,
             slo: None,
         };
         for cell in &cells {

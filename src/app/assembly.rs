@@ -37,13 +37,18 @@ pub fn assemble(startup: Startup, ledger_arbiter: &ArbiterHandle) -> Result<Asse
     tell_opening(&report);
     let (token, token_file) = admin_token(startup.admin_token, &config.store.path)?;
     let access = Access::new(config.server.auth, &token, stored_keys(&store)?);
-    let ledger = LedgerHandle::new(
-        store.ledger_writer()?,
-        store.reader(),
-        store.state(),
-        config.store.durability,
-        config.store.on_failure,
-    );
+    let mut writer = store.ledger_writer()?;
+    let open = store.settle_open(&mut writer, clock::wall())?;
+    if open > 0 {
+        tracing::warn!(
+            open,
+            "requests under hard budgets were open at the last end: each is charged what was reserved for it"
+        );
+    }
+    let ledger =
+        LedgerHandle::new(writer, store.reader(), store.state(), config.store.durability, config.store.on_failure)
+            .keeping(config.store.retention.rows)
+            .watching(&config.store.path, config.store.low_space);
     drop(store);
     let events = Events::default();
     let supervisor = Supervisor::new(ledger.clone(), ledger_arbiter.clone(), events.clone()).start();
@@ -57,6 +62,7 @@ pub fn assemble(startup: Startup, ledger_arbiter: &ArbiterHandle) -> Result<Asse
         startup.test_hooks,
     ));
     gateway.start_endpoints().map_err(AppError::System)?;
+    gateway.start_budgets().map_err(AppError::System)?;
     Ok(Assembled { gateway, token_file })
 }
 

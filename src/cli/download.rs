@@ -31,6 +31,12 @@ impl Download {
         Ok(Self { runtime, answer, chunk: bytes::Bytes::new() })
     }
 
+    /// A header of the answer.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.answer.headers().get(name)?.to_str().ok().map(str::to_owned)
+    }
+
     /// Reads the whole answer as JSON.
     ///
     /// # Errors

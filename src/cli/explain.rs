@@ -122,6 +122,11 @@ fn table(decision: &Decision) -> String {
             c.failure_rate * 100.0,
         );
     }
+    for b in &decision.budgets {
+        let at = b.endpoint.as_ref().map_or(String::new(), |e| format!(" at {e}"));
+        let until = b.period_end.as_ref().map_or(String::new(), |end| format!(" until {end}"));
+        let _ = writeln!(text, "   $  {} budget {}{at}: {:.6} usd left{until}", b.mode, b.budget, b.left_usd);
+    }
     for r in &decision.removed {
         let _ = writeln!(text, "   -  {:<24} not a candidate: {}", r.endpoint, r.reason);
     }

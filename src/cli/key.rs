@@ -6,6 +6,8 @@ use super::download::Download;
 use super::place::{self, Place, Purpose};
 use super::{Exit, out, remote, say};
 use crate::clock;
+use crate::domain::budget::period::Zone;
+use crate::domain::budget::{self, Terms};
 use crate::domain::key::{KeySecret, VirtualKey};
 use crate::domain::queue::Priority;
 use crate::domain::time::Wall;
@@ -53,6 +55,18 @@ struct CreateArgs {
     /// Goes into each ledger row; can be given several times.
     #[arg(long = "tag", value_name = "K=V", value_parser = tag_of)]
     tags: Vec<(String, String)>,
+    /// What it may spend per period, USD; the gateway refuses what would go beyond.
+    #[arg(long, value_name = "USD", value_parser = amount_of)]
+    budget: Option<String>,
+    /// Calendar period of the budget: day, week, month or total.
+    #[arg(long, requires = "budget", default_value = "month", value_parser = ["day", "week", "month", "total"])]
+    period: String,
+    /// Whose calendar, as an IANA name.
+    #[arg(long, requires = "budget", value_name = "ZONE", default_value = "UTC", value_parser = zone_of)]
+    timezone: String,
+    /// hard: refuse what goes beyond the budget; soft: go to cheaper endpoints instead.
+    #[arg(long, requires = "budget", default_value = "hard", value_parser = ["hard", "soft"])]
+    budget_mode: String,
     /// When it ends: a date, or an RFC 3339 time.
     #[arg(long, value_name = "TIME", value_parser = Wall::parse)]
     expires_at: Option<Wall>,
@@ -92,8 +106,24 @@ fn id_of(text: &str) -> Result<String, String> {
     if text.bytes().all(fits) && text.starts_with("key_") { Ok(text.into()) } else { Err("an id is key_…".into()) }
 }
 
+fn amount_of(text: &str) -> Result<String, String> {
+    budget::parse_amount(text).map(|_| text.to_owned())
+}
+
+fn zone_of(text: &str) -> Result<String, String> {
+    Zone::parse(text).map(|zone| zone.name().to_owned())
+}
+
 fn priority_of(text: &str) -> Result<Priority, String> {
     Priority::parse(text).ok_or_else(|| "must be high, normal or low".into())
+}
+
+impl CreateArgs {
+    fn terms(&self) -> Result<Option<Terms>, Exit> {
+        let (period, zone, mode) = (Some(&*self.period), Some(&*self.timezone), Some(&*self.budget_mode));
+        let terms = self.budget.as_ref().map(|amount| Terms::parse(amount, period, zone, mode));
+        terms.transpose().map_err(|(field, why)| failed(format!("{field}: {why}")))
+    }
 }
 
 fn tag_of(text: &str) -> Result<(String, String), String> {
@@ -121,9 +151,13 @@ fn failed(why: impl std::fmt::Display) -> Exit {
 
 fn create(args: &CreateArgs) -> Result<Exit, Exit> {
     let tags: BTreeMap<_, _> = args.tags.iter().cloned().collect();
+    let budget = args.terms()?;
     let made: Value = if let Some(url) = &args.place.url {
         let wanted = json!({
             "name": args.name, "models": args.models, "rpm": args.rpm, "tpm": args.tpm, "priority": args.priority.as_str(), "tags": tags,
+            "budget": budget.map(|b| json!({
+                "amount_usd": b.amount.to_string(), "period": b.period.as_str(), "timezone": b.timezone.name(), "mode": b.mode.as_str(),
+            })),
             "expires_at": args.expires_at.map(Wall::to_rfc3339),
         });
         let answer = remote::post(url, "/admin/keys", args.place.token.as_deref(), wanted.to_string());
@@ -141,6 +175,7 @@ fn create(args: &CreateArgs) -> Result<Exit, Exit> {
             tpm: args.tpm,
             priority: args.priority,
             tags,
+            budget,
             created_at: clock::wall(),
             expires_at: args.expires_at,
             revoked: false,

@@ -4,7 +4,9 @@
 //! ends `verify` in exit code 3.
 
 mod accounts;
+mod compact;
 mod export;
+mod reconcile;
 mod report;
 mod verify;
 
@@ -16,7 +18,7 @@ use super::{Exit, say};
 use crate::domain::sums::TimeRange;
 use crate::domain::time::Wall;
 use std::io::{self, ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const ROWS_A_STEP: u64 = 4_096;
 
@@ -30,11 +32,15 @@ pub struct LedgerArgs {
 enum LedgerCommand {
     /// Write the rows of a time range.
     Export(export::ExportArgs),
+    /// Hold a vendor's usage export against the rows, and tell the likely causes of differences.
+    Reconcile(reconcile::ReconcileArgs),
     /// Sum up requests, success, latency, tokens and cost.
     Report(report::ReportArgs),
     /// What the same tokens would have cost on one endpoint or model.
     Savings(accounts::SavingsArgs),
-    /// Check the chain of hashes: nothing changed, removed, added or cut off.
+    /// Remove old rows and give their disk space back; their sums stay.
+    Compact(compact::CompactArgs),
+    /// Check the chain of hashes and its signatures: nothing changed, removed, added or cut off.
     Verify(verify::VerifyArgs),
 }
 
@@ -76,8 +82,10 @@ enum ReportFormat {
 pub fn run(args: &LedgerArgs) -> Exit {
     let ended = match &args.command {
         LedgerCommand::Export(args) => export::export(args),
+        LedgerCommand::Reconcile(args) => reconcile::reconcile(args),
         LedgerCommand::Report(args) => report::report(args),
         LedgerCommand::Savings(args) => accounts::savings(args),
+        LedgerCommand::Compact(args) => compact::compact(args),
         LedgerCommand::Verify(args) => verify::verify(args),
     };
     ended.unwrap_or_else(|exit| exit)
@@ -87,6 +95,13 @@ pub fn run(args: &LedgerArgs) -> Exit {
 fn failed(why: impl std::fmt::Display) -> Exit {
     say(&why.to_string());
     Exit::Failed
+}
+
+/// Where an export's checkpoint is kept: beside it.
+fn sidecar(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".sig");
+    name.into()
 }
 
 fn is_broken_pipe(error: &io::Error) -> bool {

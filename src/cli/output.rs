@@ -72,9 +72,11 @@ impl Write for Output {
     }
 }
 
-/// A line on stderr that counts, if stderr is a terminal and the work takes over a second.
+/// A line on stderr that shows how far the work is, if stderr is a terminal and the work takes over a second.
 pub struct Progress {
     what: &'static str,
+    /// 0: not known.
+    expected: u64,
     started: Ts,
     shown: Ts,
     visible: bool,
@@ -84,7 +86,12 @@ impl Progress {
     #[must_use]
     pub fn new(what: &'static str) -> Self {
         let now = clock::now();
-        Self { what, started: now, shown: now, visible: false }
+        Self { what, expected: 0, started: now, shown: now, visible: false }
+    }
+
+    /// How much there is in all: makes the line a bar.
+    pub fn expect(&mut self, count: u64) {
+        self.expected = count;
     }
 
     /// Tells how far it is; cheap enough to call every few thousand rows.
@@ -97,8 +104,24 @@ impl Progress {
         }
         self.shown = now;
         self.visible = true;
-        let _ = write!(io::stderr().lock(), "\r{count} {}", self.what);
+        let line = line(self.what, count, self.expected, now.since(self.started));
+        // Over the line before, which may have been longer.
+        let _ = write!(io::stderr().lock(), "\r{line}\x1b[K");
     }
+}
+
+/// `[############------------------]  42 %, 4200000 of 10000000 rows, 6 s left`
+fn line(what: &str, count: u64, expected: u64, passed: Duration) -> String {
+    const WIDTH: u64 = 30;
+    if expected == 0 {
+        return format!("{count} {what}");
+    }
+    let count = count.min(expected);
+    let share = |of: u64| usize::try_from(u128::from(count) * u128::from(of) / u128::from(expected)).unwrap_or(0);
+    let (full, percent) = (share(WIDTH), share(100));
+    let bar = "#".repeat(full) + &"-".repeat(usize::try_from(WIDTH).unwrap_or(0) - full);
+    let left = passed.as_millis().saturating_mul(u128::from(expected - count)) / u128::from(count.max(1)) / 1_000;
+    format!("[{bar}] {percent:3} %, {count} of {expected} {what}, {left} s left")
 }
 
 impl Drop for Progress {
@@ -112,6 +135,16 @@ impl Drop for Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_is_as_long_as_the_work_that_is_done() {
+        let passed = Duration::from_secs(6);
+        let bar = |full| "#".repeat(full) + &"-".repeat(30 - full);
+        assert_eq!(line("rows", 50, 100, passed), format!("[{}]  50 %, 50 of 100 rows, 6 s left", bar(15)));
+        assert_eq!(line("rows", 0, 100, passed), format!("[{}]   0 %, 0 of 100 rows, 600 s left", bar(0)));
+        assert_eq!(line("rows", 101, 100, passed), format!("[{}] 100 %, 100 of 100 rows, 0 s left", bar(30)));
+        assert_eq!(line("bytes", 7, 0, passed), "7 bytes");
+    }
 
     #[test]
     fn a_file_appears_whole_or_not_at_all() {

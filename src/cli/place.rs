@@ -42,6 +42,14 @@ impl Place {
     /// # Errors
     /// How the command ends.
     pub fn open(&self, purpose: Purpose) -> Result<Store, Exit> {
+        self.try_open(purpose)?.map_err(|e| failed(&e))
+    }
+
+    /// Opens it too, and gives the store's own error back.
+    ///
+    /// # Errors
+    /// How the command ends if it is not even known where the store is; the message is out.
+    pub fn try_open(&self, purpose: Purpose) -> Result<Result<Store, StoreError>, Exit> {
         let path = match &self.store {
             Some(path) => path.clone(),
             None => match config::load_store(&self.config) {
@@ -57,11 +65,13 @@ impl Place {
             read_only: purpose == Purpose::Read,
             ..OpenOptions::at(&path, clock::wall())
         };
-        let (store, report) = Store::open(&options).map_err(|e| failed(&e))?;
-        for lost in &report.missing {
-            say(&format!("warning: {}: {lost}", path.display()));
-        }
-        Ok(store)
+        let opened = Store::open(&options).map(|(store, report)| {
+            for lost in &report.missing {
+                say(&format!("warning: {}: {lost}", path.display()));
+            }
+            store
+        });
+        Ok(opened)
     }
 }
 
@@ -97,6 +107,10 @@ pub fn failed(error: &StoreError) -> Exit {
             Exit::Failed,
             "; restore it, or start the gateway with --accept-ledger-loss to go on without what is missing",
         ),
+        StoreError::Removed { before, .. } => {
+            say(&format!("{error}: ask for whole hours, or give --from {}", before.to_rfc3339()));
+            return Exit::Failed;
+        }
         _ => (Exit::Failed, ""),
     };
     say(&format!("{error}{hint}"));

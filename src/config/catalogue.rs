@@ -295,4 +295,31 @@ mod tests {
             assert_eq!(openai("api.openai.com", other), None, "{other}");
         }
     }
+
+    #[test]
+    fn vendors_names_and_dated_versions_find_their_price() {
+        let none: Option<&str> = None;
+        for (host, model, input, cached, output) in [
+            ("api.openai.com", "gpt-4.1-2025-04-14", Some("2"), "0.5", "8"),
+            ("api.openai.com", "openai/gpt-4.1", Some("2"), "0.5", "8"),
+            // Not listed by this date: the undated entry holds.
+            ("api.openai.com", "gpt-4.1-2099-01-01", Some("2"), "0.5", "8"),
+            ("api.openai.com", "gpt-4o-mini-2024-07-18", Some("0.15"), "0.075", "0.6"),
+            ("api.anthropic.com", "claude-sonnet-4-5-20250929", Some("3"), "0.3", "15"),
+            ("api.anthropic.com", "anthropic/claude-sonnet-4-5", Some("3"), "0.3", "15"),
+            ("generativelanguage.googleapis.com", "models/gemini-2.5-flash", Some("0.3"), "0.03", "2.5"),
+            ("generativelanguage.googleapis.com", "gemini-2.5-flash", Some("0.3"), "0.03", "2.5"),
+            ("api.deepseek.com", "deepseek-chat", Some("0.28"), "0.028", "0.42"),
+            ("api.groq.com", "openai/gpt-oss-120b", Some("0.15"), "0.075", "0.6"),
+            ("api.mistral.ai", "mistral-large-latest", Some("0.5"), "0.05", "1.5"),
+            // No price is no price: never the one of something that is called alike, and never 0.
+            ("api.openai.com", "gpt-4.1-turbo", none, "", ""),
+            ("api.anthropic.com", "gpt-4.1", none, "", ""),
+            ("api.openai.com", "ft:gpt-4.1:acme::1", none, "", ""),
+        ] {
+            let price = openai(host, model).and_then(|listed| listed.price);
+            let found = price.map(|p| (p.input, p.cached_input, p.output));
+            assert_eq!(found, input.map(|input| (usd(input), usd(cached), usd(output))), "{model} at {host}");
+        }
+    }
 }

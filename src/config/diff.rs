@@ -1,6 +1,7 @@
 //! What differs between two configurations, for the answer to a reload. Names and settings are told, secrets are not.
 
 use crate::config::model::{Config, EndpointConfig, ProviderConfig, RouteConfig};
+use crate::domain::budget::Budget;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ pub enum Block {
     Domains,
     Intelligent,
     Strategies,
+    Budgets,
+    Budget,
     Chaos,
 }
 
@@ -55,6 +58,8 @@ impl fmt::Display for Change {
             Block::Domains => "domains",
             Block::Intelligent => "intelligent",
             Block::Strategies => "strategies",
+            Block::Budgets => "budgets",
+            Block::Budget => "budget",
             Block::Chaos => "chaos",
         };
         f.write_str(block)?;
@@ -85,7 +90,7 @@ macro_rules! differing {
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     let (s, t) = (&old.server, &new.server);
-    let bound = differing!(s, t, listen, admin_listen, auth, tls, workers);
+    let bound = differing!(s, t, listen, admin_listen, auth, tls, workers, write_stall);
     once(&mut changes, Block::Server, bound, true);
     once(
         &mut changes,
@@ -93,9 +98,14 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
         differing!(s, t, body_limit, max_in_flight, max_waiting, drain, deadline, metrics_auth),
         false,
     );
-    once(&mut changes, Block::Store, differing!(&old.store, &new.store, path, durability, on_failure), true);
-    let budget = differing!(&old.retry_budget, &new.retry_budget, ratio, min_per_second, window);
-    once(&mut changes, Block::RetryBudget, budget, false);
+    once(
+        &mut changes,
+        Block::Store,
+        differing!(&old.store, &new.store, path, durability, on_failure, low_space, retention),
+        true,
+    );
+    let retries = differing!(&old.retry_budget, &new.retry_budget, ratio, min_per_second, window);
+    once(&mut changes, Block::RetryBudget, retries, false);
     let domains = differing!(&old.domains, &new.domains, share, minimum, within, open_for, max_open_for);
     once(&mut changes, Block::Domains, domains, false);
     let fields = differing!(
@@ -112,11 +122,14 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     once(&mut changes, Block::Intelligent, fields, false);
     let ranking = differing!(&old.ranking, &new.ranking, explore, balanced);
     once(&mut changes, Block::Strategies, ranking, false);
+    let shared = differing!(&old.budgets, &new.budgets, ceiling_tokens, wait);
+    once(&mut changes, Block::Budgets, shared, false);
     once(&mut changes, Block::Chaos, differing!(&old.chaos, &new.chaos, allowed), false);
     once(&mut changes, Block::Chaos, differing!(&old.chaos, &new.chaos, experiments), true);
     named(&mut changes, Block::Provider, &old.providers, &new.providers, provider);
     named(&mut changes, Block::Endpoint, &old.endpoints, &new.endpoints, endpoint);
     named(&mut changes, Block::Route, &old.routes, &new.routes, route);
+    named(&mut changes, Block::Budget, &old.budgets.list, &new.budgets.list, budget);
     changes
 }
 
@@ -131,11 +144,17 @@ fn provider(old: &ProviderConfig, new: &ProviderConfig) -> Vec<&'static str> {
 }
 
 fn endpoint(old: &EndpointConfig, new: &EndpointConfig) -> Vec<&'static str> {
-    differing!(old, new, provider, model, price, limits, weight, quality, timeouts, breaker, probe, domain, context)
+    differing!(
+        old, new, provider, model, price, limits, weight, quality, timeouts, breaker, probe, domain, context, budget
+    )
 }
 
 fn route(old: &RouteConfig, new: &RouteConfig) -> Vec<&'static str> {
-    differing!(old, new, strategy, endpoints, retry, deadline, hedge, slo)
+    differing!(old, new, strategy, endpoints, retry, deadline, hedge, recover, slo, budget)
+}
+
+fn budget(old: &Budget, new: &Budget) -> Vec<&'static str> {
+    differing!(old, new, scope, terms)
 }
 
 trait Named {
@@ -149,6 +168,12 @@ impl Named for ProviderConfig {
 }
 
 impl Named for EndpointConfig {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+}
+
+impl Named for Budget {
     fn name(&self) -> &Arc<str> {
         &self.name
     }

@@ -4,6 +4,7 @@
 //! present settings for a change at run time. What an endpoint does not say is thus what stands next above it.
 
 use crate::config::address;
+use crate::config::budget;
 use crate::config::catalogue;
 use crate::config::model::{EndpointConfig, EndpointDefaults, ProviderConfig};
 use crate::config::provider::Providers;
@@ -34,7 +35,8 @@ pub fn read(name: &str, field: &Field<'_>, providers: &Providers, base: &Endpoin
     let domain = s.field("domain").map(|f| domains(&f)).unwrap_or_default();
     let mut context = None;
     s.set_or_none("context", &mut context, whole(1, 1_000_000_000));
-    s.unsupported(&["hedge", "recover", "budget"]);
+    let budget = budget::short(&mut s);
+    s.unsupported(&["hedge", "recover"]);
     let (provider, model) = (provider?, model?);
     let mut endpoint = EndpointConfig {
         name: name.into(),
@@ -49,9 +51,13 @@ pub fn read(name: &str, field: &Field<'_>, providers: &Providers, base: &Endpoin
         probe: settings.probe,
         domain,
         context,
+        budget,
     };
     if let Some(warning) = complete(&mut endpoint, priced) {
         s.warn(warning);
+    }
+    if let Some(terms) = &endpoint.budget {
+        budget::check_priced(&s, &endpoint, terms);
     }
     Some(endpoint)
 }
@@ -165,8 +171,8 @@ fn limits(s: &mut Section<'_>, c: &mut LimitSettings) {
     s.set_or_none("rpm", &mut c.rpm, whole(1, 100_000_000));
     s.set_or_none("tpm", &mut c.tpm, whole(1, 100_000_000_000));
     s.set("concurrency", &mut c.concurrency, whole(1, 1_000_000));
+    s.set("adaptive", &mut c.adaptive, scalar::yes_or_no);
     s.set("max_wait", &mut c.max_wait, duration(Duration::ZERO, HOUR));
-    s.unsupported(&["adaptive"]);
 }
 
 fn timeouts(s: &mut Section<'_>, c: &mut TimeoutSettings) {

@@ -3,6 +3,7 @@
 //! The blocks are read in the order of what they need: `defaults` and `providers`, then `endpoints`, then `routes`. Names are
 //! checked against each other here. A route hides an endpoint of its name, and a warning says so.
 
+use crate::config::budget;
 use crate::config::chaos;
 use crate::config::endpoint;
 use crate::config::fault::{Fault, Faults};
@@ -115,9 +116,10 @@ fn read(root: &mut Section<'_>) -> Config {
     let endpoints: Vec<Arc<EndpointConfig>> = fields.iter().filter_map(endpoint).map(Arc::new).collect();
     let names: Vec<(Arc<str>, Mark)> = fields.iter().map(|(name, f)| ((*name).into(), f.key_at)).collect();
     let routes = routes(root, &names, &route_defaults);
+    let budgets = budget::read(root, &endpoints, &routes);
     let endpoint_names: Vec<Arc<str>> = names.into_iter().map(|(name, _)| name).collect();
     let chaos = chaos::chaos(root, &endpoint_names);
-    root.unsupported(&["budgets", "keys", "ledger"]);
+    root.unsupported(&["keys", "ledger"]);
     Config {
         server,
         store,
@@ -125,6 +127,7 @@ fn read(root: &mut Section<'_>) -> Config {
         defaults: Arc::new(endpoint_defaults),
         endpoints,
         routes,
+        budgets,
         retry_budget,
         domains,
         intelligent,
@@ -139,7 +142,6 @@ fn defaults(root: &mut Section<'_>) -> (EndpointDefaults, RouteDefaults) {
         Some(mut s) => {
             let endpoint = endpoint::settings(&mut s, &EndpointDefaults::default());
             let route = route::settings(&mut s, &RouteDefaults::default());
-            s.unsupported(&["recover"]);
             (endpoint, route)
         }
         None => <_>::default(),

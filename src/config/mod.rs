@@ -6,6 +6,7 @@
 
 pub mod address;
 mod baseline;
+mod budget;
 pub mod catalogue;
 mod chaos;
 pub mod demo;

@@ -3,6 +3,7 @@
 
 use crate::config::fault::Fault;
 use crate::config::secret::Secret;
+use crate::domain::budget::{Budget, Scope, Terms};
 use crate::domain::chaos::Experiment;
 use crate::domain::domains::DomainSettings;
 use crate::domain::hedge::HedgeSettings;
@@ -28,6 +29,7 @@ pub struct Config {
     pub defaults: Arc<EndpointDefaults>,
     pub endpoints: Vec<Arc<EndpointConfig>>,
     pub routes: Vec<Arc<RouteConfig>>,
+    pub budgets: BudgetConfig,
     pub retry_budget: RetryBudgetSettings,
     pub domains: DomainSettings,
     pub intelligent: Arc<IntelligentSettings>,
@@ -58,6 +60,8 @@ pub struct ServerConfig {
     pub deadline: Duration,
     /// Whether `/metrics` needs the admin token.
     pub metrics_auth: bool,
+    /// A client that takes nothing of what was sent to it for so long is cut off; `None`: never.
+    pub write_stall: Option<Duration>,
 }
 
 impl Default for ServerConfig {
@@ -74,6 +78,7 @@ impl Default for ServerConfig {
             max_waiting: 1000,
             deadline: Duration::from_secs(600),
             metrics_auth: false,
+            write_stall: Some(Duration::from_secs(60)),
         }
     }
 }
@@ -95,6 +100,16 @@ pub struct StoreConfig {
     pub path: PathBuf,
     pub durability: Durability,
     pub on_failure: OnStoreFailure,
+    /// Free bytes of its disk below which there is a warning; 0: never.
+    pub low_space: u64,
+    pub retention: Retention,
+}
+
+/// What is kept of the ledger; its sums always are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// For how long rows are kept; `None`: for ever.
+    pub rows: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +211,7 @@ pub struct EndpointConfig {
     pub domain: Vec<Arc<str>>,
     /// Context length in tokens, if known.
     pub context: Option<u64>,
+    pub budget: Option<Terms>,
 }
 
 /// A model name that clients ask for.
@@ -210,6 +226,36 @@ pub struct RouteConfig {
     pub deadline: Option<Duration>,
     /// `None`: a slow request is waited for.
     pub hedge: Option<HedgeSettings>,
+    /// Whether another endpoint goes on with a stream that broke off.
+    pub recover: bool,
     /// `None`: no wish for the first token.
     pub slo: Option<Slo>,
+    pub budget: Option<Terms>,
+}
+
+/// The block `budgets` and what holds for all of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BudgetConfig {
+    pub list: Vec<Arc<Budget>>,
+    /// Length of an answer under a hard budget whose request names none, tokens.
+    pub ceiling_tokens: u64,
+    /// Longest wait for money that other requests have reserved.
+    pub wait: Duration,
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self { list: Vec::new(), ceiling_tokens: 4096, wait: Duration::from_secs(10) }
+    }
+}
+
+impl Config {
+    /// The budgets of the file and those that stand at its routes and at `endpoints`.
+    #[must_use]
+    pub fn all_budgets(&self, endpoints: &[Arc<EndpointConfig>]) -> Vec<Arc<Budget>> {
+        let of = |scope, terms: &Option<Terms>| terms.clone().map(|terms| Arc::new(Budget::of(scope, terms)));
+        let routes = self.routes.iter().filter_map(|r| of(Scope::Route(Arc::clone(&r.name)), &r.budget));
+        let endpoints = endpoints.iter().filter_map(|e| of(Scope::Endpoint(Arc::clone(&e.name)), &e.budget));
+        self.budgets.list.iter().cloned().chain(routes).chain(endpoints).collect()
+    }
 }

@@ -1,5 +1,6 @@
 //! The `routes` block and the route's part of `defaults`: the model names that clients ask for.
 
+use crate::config::budget;
 use crate::config::model::RouteConfig;
 use crate::config::reader::{Field, Section, nearest};
 use crate::config::scalar::{self, Allowed, duration, format_duration, share, whole, word};
@@ -24,6 +25,7 @@ pub struct RouteDefaults {
     pub retry: RetrySettings,
     pub deadline: Option<Duration>,
     pub hedge: Option<HedgeSettings>,
+    pub recover: bool,
     pub slo: Option<Slo>,
 }
 
@@ -35,7 +37,7 @@ pub fn read(name: &str, field: &Field<'_>, endpoints: &[Arc<str>], base: &RouteD
         .and_then(|f| f.get(word(STRATEGIES, StrategyKind::parse)));
     let listed = s.required("endpoints", "a list of endpoints").and_then(|f| members(&f, endpoints));
     let settings = settings(&mut s, base);
-    s.unsupported(&["recover", "budget"]);
+    let budget = budget::short(&mut s);
     Some(RouteConfig {
         name: name.into(),
         strategy: strategy?,
@@ -43,7 +45,9 @@ pub fn read(name: &str, field: &Field<'_>, endpoints: &[Arc<str>], base: &RouteD
         retry: settings.retry,
         deadline: settings.deadline,
         hedge: settings.hedge,
+        recover: settings.recover,
         slo: settings.slo,
+        budget,
     })
 }
 
@@ -66,6 +70,12 @@ pub fn settings(s: &mut Section<'_>, base: &RouteDefaults) -> RouteDefaults {
     if let Some(field) = s.field("hedge") {
         c.hedge = hedge(&field, base.hedge);
     }
+    let recover = word("continue, off", |t| match t {
+        "continue" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    });
+    s.set("recover", &mut c.recover, recover);
     c
 }
 

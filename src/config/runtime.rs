@@ -8,6 +8,7 @@ use crate::config::provider::Providers;
 use crate::config::reader::{Field, Section, Source};
 use crate::config::scalar::{check_name, format_duration};
 use crate::config::tree::{self, Mark};
+use crate::domain::budget::Terms;
 use crate::domain::money::PicoUsdPerToken;
 use crate::domain::price::Price;
 use crate::domain::settings::ProbeSettings;
@@ -74,7 +75,7 @@ pub fn endpoint_to_json(e: &EndpointConfig) -> Value {
     let mut out = json!({
         "provider": &*e.provider.name,
         "model": &*e.model,
-        "limits": {"rpm": l.rpm, "tpm": l.tpm, "concurrency": l.concurrency, "max_wait": format_duration(l.max_wait)},
+        "limits": {"rpm": l.rpm, "tpm": l.tpm, "concurrency": l.concurrency, "adaptive": l.adaptive, "max_wait": format_duration(l.max_wait)},
         "weight": e.weight,
         "quality": e.quality,
         "timeouts": {
@@ -109,12 +110,25 @@ pub fn endpoint_to_json(e: &EndpointConfig) -> Value {
         "domain": e.domain.iter().map(|d| &**d).collect::<Vec<&str>>(),
         "context": e.context,
     });
+    if let (Some(terms), Some(out)) = (&e.budget, out.as_object_mut()) {
+        out.insert("budget".into(), terms_to_json(terms));
+    }
     if let (Some(price), Some(out)) = (&e.price, out.as_object_mut())
         && !price.version.starts_with("catalogue:")
     {
         out.insert("price".into(), price_to_json(price));
     }
     out
+}
+
+fn terms_to_json(t: &Terms) -> Value {
+    json!({
+        // As text, which is read digit by digit: a number of JSON would be a float.
+        "amount": t.amount.to_string(),
+        "period": t.period.as_str(),
+        "timezone": t.timezone.name(),
+        "mode": t.mode.as_str(),
+    })
 }
 
 fn price_to_json(p: &Price) -> Value {
@@ -211,6 +225,7 @@ mod tests {
             e.price = Some(Arc::new(price));
             e.limits.rpm = Some(numbers[0].into());
             e.limits.max_wait = dur(0);
+            e.limits.adaptive = probe == 1;
             e.timeouts.total = dur(1);
             e.breaker.failure_rate = share(0);
             e.breaker.jitter = share(1);

@@ -94,6 +94,13 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     exact(count, us).map(Duration::from_micros)
 }
 
+/// Reads whole days, `1d` to `36500d`.
+#[must_use]
+pub fn parse_days(text: &str) -> Option<Duration> {
+    let days: u64 = text.strip_suffix('d').filter(|t| t.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()?;
+    (1..=36_500).contains(&days).then(|| Duration::from_secs(days * 86_400))
+}
+
 /// The shortest text that [`parse_duration`] reads back as `d`, cut to whole microseconds.
 #[must_use]
 pub fn format_duration(d: Duration) -> String {
@@ -194,6 +201,14 @@ mod tests {
 
     fn plain(text: &str) -> Scalar {
         Scalar { text: text.into(), quoted: false }
+    }
+
+    #[test]
+    fn days_are_whole() {
+        assert_eq!(parse_days("90d"), Some(Duration::from_secs(90 * 86_400)));
+        for bad in ["", "d", "0d", "1.5d", "-1d", "+1d", "36501d", "90", "90h", "99999999999999999999d"] {
+            assert_eq!(parse_days(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The `server`, `store`, `retry_budget` and `domains` blocks.
 
 use crate::config::address;
-use crate::config::model::{AuthMode, Durability, OnStoreFailure, ServerConfig, StoreConfig, TlsFiles};
+use crate::config::model::{AuthMode, Durability, OnStoreFailure, Retention, ServerConfig, StoreConfig, TlsFiles};
 use crate::config::reader::{Field, Section};
-use crate::config::scalar::{decimal, duration, format_duration, share, size, whole, word, yes_or_no};
+use crate::config::scalar::{decimal, duration, format_duration, parse_days, share, size, whole, word, yes_or_no};
 use crate::config::tree::Scalar;
 use crate::domain::domains::DomainSettings;
 use crate::domain::settings::RetryBudgetSettings;
@@ -46,6 +46,10 @@ pub fn server(root: &mut Section<'_>) -> ServerConfig {
     s.set("max_waiting", &mut c.max_waiting, whole(0, 1_000_000));
     s.set("deadline", &mut c.deadline, duration(MS, HOUR * 24));
     s.set("metrics_auth", &mut c.metrics_auth, yes_or_no);
+    s.set("write_stall", &mut c.write_stall, |s| match s.text.as_str() {
+        "off" => Ok(None),
+        _ => duration(SECOND, HOUR)(s).map(Some).map_err(|allowed| format!("{allowed}, or off")),
+    });
     c
 }
 
@@ -79,6 +83,18 @@ fn path(s: &Scalar, base_dir: &Path) -> Result<PathBuf, String> {
     Ok(base_dir.join(&s.text))
 }
 
+fn days_or_null(s: &Scalar) -> Result<Option<Duration>, String> {
+    if s.is_null() {
+        return Ok(None);
+    }
+    parse_days(&s.text)
+        .map(Some)
+        .ok_or_else(|| "whole days from 1d to 36500d, such as 400d, or null to keep all".into())
+}
+
+/// Room for about a million ledger rows, see docs/benchmarks.md.
+const LOW_SPACE: u64 = 256 << 20;
+
 /// Reads `store` at the top of the file.
 pub fn store(root: &mut Section<'_>) -> StoreConfig {
     let base_dir = root.src.base_dir;
@@ -86,6 +102,8 @@ pub fn store(root: &mut Section<'_>) -> StoreConfig {
         path: base_dir.join("data/state"),
         durability: Durability::Group,
         on_failure: OnStoreFailure::ServeAndCount,
+        low_space: LOW_SPACE,
+        retention: Retention::default(),
     };
     let Some(mut s) = root.section("store") else { return c };
     s.set("path", &mut c.path, |s| path(s, base_dir));
@@ -101,6 +119,10 @@ pub fn store(root: &mut Section<'_>) -> StoreConfig {
         _ => None,
     });
     s.set("on_failure", &mut c.on_failure, on_failure);
+    s.set("low_space", &mut c.low_space, |s| size(0, 1 << 60)(s).map(|bytes| bytes as u64));
+    if let Some(mut retention) = s.section("retention") {
+        retention.set("rows", &mut c.retention.rows, days_or_null);
+    }
     c
 }
 

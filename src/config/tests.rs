@@ -38,11 +38,11 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
     let cases = [
         (
             "server: {lsiten: 127.0.0.1:80}",
-            "c.yaml:1:10: server.lsiten: unknown key, did you mean `listen`?; allowed: admin_listen, auth, body_limit, deadline, drain, listen, max_in_flight, max_waiting, metrics_auth, tls, workers",
+            "c.yaml:1:10: server.lsiten: unknown key, did you mean `listen`?; allowed: admin_listen, auth, body_limit, deadline, drain, listen, max_in_flight, max_waiting, metrics_auth, tls, workers, write_stall",
         ),
         (
             "colour: red",
-            "c.yaml:1:1: colour: unknown key; allowed: chaos, defaults, domains, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
+            "c.yaml:1:1: colour: unknown key; allowed: budget_ceiling_tokens, budget_wait, budgets, chaos, defaults, domains, endpoints, intelligent, providers, retry_budget, routes, server, store, strategies",
         ),
         (
             "server: {listen: localhost}",
@@ -55,6 +55,10 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         (
             "server: {listen: 127.0.0.1:1, admin_listen: 127.0.0.1:1}",
             "c.yaml:1:45: server.admin_listen: is the same as `listen`; expected another address, or null",
+        ),
+        (
+            "server: {write_stall: 0s}",
+            "c.yaml:1:23: server.write_stall: `0s` is not allowed; expected a duration from 1s to 1h, such as 250ms, 5s, 2m or 1h, or off",
         ),
         ("server: {auth: none}", "c.yaml:1:16: server.auth: `none` is not allowed; expected one of required, open"),
         (
@@ -107,7 +111,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
             "intelligent: {tiers: {gold: {}}}",
             "c.yaml:1:23: intelligent.tiers.gold: unknown key; allowed: capped, default, free, premium",
         ),
-        ("budgets: {}", "c.yaml:1:1: budgets: is not supported in this version; remove it"),
+        ("budgets: {}", "c.yaml:1:10: budgets: a map of keys stands here; expected a list"),
         (
             "providers:\n  p: {base_url: 'file:///etc/passwd', api_key: '${KEY}'}",
             "c.yaml:2:17: providers.p.base_url: the scheme `file` is not allowed; expected http:// or https:// with a host, such as https://api.openai.com/v1",
@@ -236,8 +240,8 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
             "c.yaml:6:50: routes.r.hedge: `on` is not allowed; expected {after, floor, max_extra}, or off",
         ),
         (
-            "+routes:\n  r: {strategy: priority, endpoints: [a], recover: continue}",
-            "c.yaml:6:43: routes.r.recover: is not supported in this version; remove it",
+            "+routes:\n  r: {strategy: priority, endpoints: [a], recover: restart}",
+            "c.yaml:6:52: routes.r.recover: `restart` is not allowed; expected one of continue, off",
         ),
         (
             "+routes:\n  r: {strategy: priority, endpoints: [a], retry: {backoff: 6s}}",
@@ -249,7 +253,7 @@ fn every_fault_has_its_place_and_says_what_is_allowed() {
         ),
         (
             "defaults: {provider: p}",
-            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, retry, slo, timeouts, weight",
+            "c.yaml:1:12: defaults.provider: unknown key; allowed: breaker, deadline, hedge, limits, probe, quality, recover, retry, slo, timeouts, weight",
         ),
         ("", "c.yaml: is empty; it must hold a map of keys"),
         ("just text", "c.yaml:1:1: a single value stands here; expected a map of keys"),

@@ -50,7 +50,9 @@ pub struct Gate {
     /// By [`PauseReason`]; a moment that has passed is no pause.
     pauses: [Ts; PauseReason::ALL.len()],
     in_flight: u32,
+    /// In force: what is configured, or what the endpoint's actor found that it takes.
     concurrency: u32,
+    configured_concurrency: u32,
     /// Holds the learnt limit while there is one.
     rpm: Option<Bucket>,
     tpm: Option<Bucket>,
@@ -90,6 +92,7 @@ impl Gate {
             pauses: [Ts(0); PauseReason::ALL.len()],
             in_flight: 0,
             concurrency: limits.concurrency,
+            configured_concurrency: limits.concurrency,
             rpm: limits.rpm.map(|limit| Bucket::new(limit, 1, now)),
             tpm: limits.tpm.map(|limit| Bucket::new(limit, 1, now)),
             configured_rpm: limits.rpm,
@@ -258,16 +261,29 @@ impl Gate {
 
     /// Changes the limits at run time; what was used stays used.
     pub fn set_limits(&mut self, limits: &LimitSettings, now: Ts) {
-        self.concurrency = limits.concurrency;
+        self.configured_concurrency = limits.concurrency;
+        // Below it the actor has the last word, while it has one.
+        self.concurrency = if limits.adaptive { self.concurrency.min(limits.concurrency) } else { limits.concurrency };
         self.configured_rpm = limits.rpm;
         change(&mut self.rpm, limits.rpm, now);
         change(&mut self.tpm, limits.tpm, now);
         self.apply_learnt(now);
     }
 
+    /// Moves the limit of calls at once below what is configured; `None`: no further than that.
+    pub fn set_concurrency(&mut self, found: Option<u32>) {
+        self.concurrency = found.unwrap_or(u32::MAX).min(self.configured_concurrency);
+    }
+
     #[must_use]
     pub fn door(&self) -> Door {
         self.door
+    }
+
+    /// The limit of calls at once that is in force.
+    #[must_use]
+    pub fn concurrency(&self) -> u32 {
+        self.concurrency
     }
 
     /// Tickets that are out.
@@ -284,6 +300,7 @@ impl Gate {
             rpm: bucket(&self.rpm),
             tpm: bucket(&self.tpm),
             concurrency: (self.concurrency, self.in_flight),
+            configured_concurrency: self.configured_concurrency,
             paused: self.paused(now),
             learnt_rpm: self.learner.limit(now, self.configured_rpm).map(whole),
             held_until: self.hold.map(|hold| hold.until),

@@ -8,16 +8,19 @@
 //! - the ranking's average takes the time to first token; an attempt that sent the caller elsewhere counts as 5 s or what it
 //!   took if that is longer, so that a fast error never looks attractive; one that was cut off by a deadline took at least
 //!   that long;
+//! - a stream that succeeded tells its pace: the time per token after the first;
+//! - where `limits.adaptive` is on, the gradient takes times to first content (of a success without one, its end) and timeouts;
 //! - the breaker gets the verdict and whether the first byte was slow.
 //!
 //! It moves no gate and publishes nothing: that is the actor's.
 
 use crate::domain::breaker::{Breaker, BreakerCheckpoint, Transition};
 use crate::domain::gate::GateCheckpoint;
+use crate::domain::gradient::{Gradient, GradientCheckpoint};
 use crate::domain::latency::{EwmaCheckpoint, LatencyCheckpoint, LatencyRecorder, PeakEwma, Summary};
 use crate::domain::money::NanoUsd;
 use crate::domain::outcome::{Class, Failover, Outcome, Verdict};
-use crate::domain::settings::BreakerSettings;
+use crate::domain::settings::{BreakerSettings, LimitSettings};
 use crate::domain::slo::QuantileTable;
 use crate::domain::time::{Ts, Wall, micros};
 use crate::domain::usage::Usage;
@@ -27,6 +30,13 @@ use std::time::Duration;
 
 /// What an attempt that sent the caller elsewhere counts at least in the ranking's average.
 const FAILURE_COUNTS_AS: Duration = Duration::from_secs(5);
+
+/// Streams of fewer tokens say nothing about a pace.
+const PACE_TOKENS: u64 = 8;
+/// Streams below which the slowest of them say nothing.
+const PACE_SAMPLES: u64 = 100;
+/// The slowest pace is looked up after so many streams.
+const PACE_REFRESH: u32 = 32;
 
 /// The end of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +54,8 @@ pub struct Settle {
     /// Zero if unpriced or nothing was used.
     pub cost: NanoUsd,
     pub usage: Usage,
+    /// Calls out when it ended, itself among them.
+    pub out: u32,
 }
 
 /// What an endpoint did since it was first registered.
@@ -73,6 +85,8 @@ pub struct Figures {
     pub p50_us: Option<u64>,
     pub p95_us: Option<u64>,
     pub p99_us: Option<u64>,
+    /// What the slowest hundredth of its streams take for a token, µs; `None` until there are a hundred.
+    pub slow_token_us: Option<u64>,
     /// Times to first token, where somebody has a wish.
     pub ttft: QuantileTable,
     /// Times to the end of an answer.
@@ -87,8 +101,14 @@ pub struct HealthCheckpoint {
     pub breaker: BreakerCheckpoint,
     pub latency: LatencyCheckpoint,
     pub ttft: LatencyCheckpoint,
+    /// Time per token of streams.
+    #[serde(default)]
+    pub pace: LatencyCheckpoint,
     pub ewma: EwmaCheckpoint,
     pub totals: Totals,
+    /// While `limits.adaptive` is on.
+    #[serde(default)]
+    pub gradient: Option<GradientCheckpoint>,
     /// The endpoint's gate, which isn't part of its health; see [`HealthCheckpoint::with_gate`].
     #[serde(default)]
     pub gate: GateCheckpoint,
@@ -108,8 +128,13 @@ pub struct EndpointHealth {
     breaker: Breaker,
     latency: LatencyRecorder,
     ttft: LatencyRecorder,
+    pace: LatencyRecorder,
+    /// The slowest pace, and how many streams have ended since it was looked up.
+    slow_token: (Option<u64>, u32),
     ewma: PeakEwma,
     totals: Totals,
+    /// While `limits.adaptive` is on.
+    gradient: Option<Gradient>,
 }
 
 impl EndpointHealth {
@@ -120,9 +145,27 @@ impl EndpointHealth {
             breaker: Breaker::new(settings, now),
             latency: LatencyRecorder::new(now),
             ttft: LatencyRecorder::new(now),
+            pace: LatencyRecorder::new(now),
+            slow_token: (None, 0),
             ewma: PeakEwma::default(),
             totals: Totals::default(),
+            gradient: None,
         }
+    }
+
+    /// Begins or ends finding out how many calls at once the endpoint takes, as its limits say; what was found stays.
+    pub fn adapt(&mut self, limits: &LimitSettings) {
+        match &mut self.gradient {
+            _ if !limits.adaptive => self.gradient = None,
+            Some(gradient) => gradient.set_most(limits.concurrency),
+            None => self.gradient = Some(Gradient::new(limits.concurrency)),
+        }
+    }
+
+    /// The calls at once that it takes, if that is to be found out.
+    #[must_use]
+    pub fn concurrency(&self) -> Option<u32> {
+        self.gradient.as_ref().map(Gradient::limit)
     }
 
     /// Takes in the end of an attempt at `now`; `roll` (0..1) spreads the open period that may follow.
@@ -139,6 +182,7 @@ impl EndpointHealth {
     pub fn on_time(&mut self, now: Ts, roll: f64) -> Option<Transition> {
         self.latency.age(now);
         self.ttft.age(now);
+        self.pace.age(now);
         self.breaker.on_time(now, roll)
     }
 
@@ -200,6 +244,7 @@ impl EndpointHealth {
             p99_us: usual.map(|[.., p99]| p99),
             ttft,
             latency: QuantileTable::of(&self.latency, now),
+            slow_token_us: self.slow_token.0,
         }
     }
 
@@ -211,8 +256,10 @@ impl EndpointHealth {
             breaker: self.breaker.checkpoint(now, wall),
             latency: self.latency.checkpoint(now),
             ttft: self.ttft.checkpoint(now),
+            pace: self.pace.checkpoint(now),
             ewma: self.ewma.checkpoint(now, wall),
             totals: self.totals,
+            gradient: self.gradient.as_ref().map(Gradient::checkpoint),
             gate: GateCheckpoint::default(),
         }
     }
@@ -221,12 +268,16 @@ impl EndpointHealth {
     #[must_use]
     pub fn restore(settings: Arc<BreakerSettings>, from: &HealthCheckpoint, now: Ts, wall: Wall) -> Self {
         let elapsed = wall.since(from.at);
+        let pace = LatencyRecorder::restore(&from.pace, now, elapsed);
         Self {
             breaker: Breaker::restore(settings, &from.breaker, now, wall),
             latency: LatencyRecorder::restore(&from.latency, now, elapsed),
             ttft: LatencyRecorder::restore(&from.ttft, now, elapsed),
+            slow_token: (slowest(&pace, now), 0),
+            pace,
             ewma: PeakEwma::restore(&from.ewma, now, wall),
             totals: from.totals,
+            gradient: from.gradient.as_ref().map(|g| Gradient::restore(g, u32::MAX)),
         }
     }
 
@@ -252,6 +303,14 @@ impl EndpointHealth {
             None if class.slow => self.ttft.record(at, latency),
             None => {}
         }
+        self.measure_pace(settle);
+        if let Some(gradient) = &mut self.gradient {
+            if class.slow {
+                gradient.on_timeout(Ts(at.0.saturating_sub(latency)), at);
+            } else if let Some(first) = settle.ttft_us.or(success.then_some(latency)) {
+                gradient.on_content(at, first, settle.out);
+            }
+        }
         let sent_elsewhere = matches!(class.verdict, Verdict::Failure { .. }) || class.failover == Failover::Yes;
         if sent_elsewhere {
             self.ewma.penalize(at, latency.max(micros(FAILURE_COUNTS_AS)));
@@ -264,6 +323,24 @@ impl EndpointHealth {
             self.ewma.penalize(at, latency);
         }
     }
+}
+
+impl EndpointHealth {
+    fn measure_pace(&mut self, settle: &Settle) {
+        let tokens = settle.usage.completion();
+        let Some(ttft) = settle.ttft_us.filter(|_| settle.outcome.is_success() && tokens >= PACE_TOKENS) else {
+            return;
+        };
+        self.pace.record(settle.at, settle.latency_us.saturating_sub(ttft) / (tokens - 1));
+        self.slow_token.1 += 1;
+        if self.slow_token.1 >= PACE_REFRESH {
+            self.slow_token = (slowest(&self.pace, settle.at), 0);
+        }
+    }
+}
+
+fn slowest(pace: &LatencyRecorder, now: Ts) -> Option<u64> {
+    if pace.count(now) < PACE_SAMPLES { None } else { pace.quantile(now, 0.99) }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! fast hash is enough: there is nothing to guess in 256 random bits. Looking a caller's secret up by its hash needs no
 //! constant-time comparison either, because what an attacker can vary is not what is compared.
 
+use crate::domain::budget::Terms;
 use crate::domain::queue::Priority;
 use crate::domain::time::Wall;
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,9 @@ pub struct VirtualKey {
     /// Go into each ledger row.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// What it may spend; `None`: no limit of its own.
+    #[serde(default)]
+    pub budget: Option<Terms>,
     pub created_at: Wall,
     /// `None`: never.
     #[serde(default)]
@@ -129,6 +133,7 @@ impl VirtualKey {
             "tpm": self.tpm,
             "priority": self.priority.as_str(),
             "tags": self.tags,
+            "budget": self.budget.as_ref().map(Terms::to_view),
             "created_at": self.created_at.to_rfc3339(),
             "expires_at": self.expires_at.map(Wall::to_rfc3339),
             "revoked": self.revoked,
@@ -198,6 +203,7 @@ mod tests {
             tpm: None,
             priority: Priority::High,
             tags: BTreeMap::from([("team".into(), "a".into())]),
+            budget: None,
             created_at: Wall(5),
             expires_at: Some(Wall(10)),
             revoked: false,

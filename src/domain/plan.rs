@@ -3,6 +3,8 @@
 //! - Candidates are walked in rank order; a refusal by a gate moves on at once and costs nothing.
 //! - After a failure the next attempt goes to an endpoint that has not failed this request, at once; one outside the failure domain
 //!   that just failed comes first.
+//! - One whose gate spared it because others were left to ask (it is recovering) is asked again before the pass ends: a request that failed elsewhere never
+//!   fails for good while somebody healthy might take it.
 //! - When all have been tried, a second pass follows after a pause, only over endpoints whose failure rate is under
 //!   [`HOPELESS_RATE`]: random errors are ridden out, a dead fleet is not hammered.
 //! - One absolute deadline: while others are left to ask, an attempt may spend half of what is left on its first byte; the last may
@@ -22,6 +24,8 @@ enum Standing {
     Untried,
     /// Its gate refused in this pass.
     Refused,
+    /// Its gate refused because others could be asked instead.
+    Spared,
     /// Failed this request in this pass.
     Failed,
     /// Never again for this request.
@@ -116,6 +120,9 @@ impl AttemptPlan {
         if self.attempts == 0 {
             return Step::Stop(Stop::AllRefused);
         }
+        if let Some(index) = all.clone().find(|i| self.is_spared(*i)) {
+            return Step::Try(index);
+        }
         self.next_pass(now, roll, failure_rate)
     }
 
@@ -129,7 +136,7 @@ impl AttemptPlan {
                 }
                 Standing::Failed => *standing = Standing::Out,
                 // Asked again with the others, but no reason for another pass: its gate says when it opens, and that is not now.
-                Standing::Refused => *standing = Standing::Untried,
+                Standing::Refused | Standing::Spared => *standing = Standing::Untried,
                 Standing::Untried | Standing::Out => {}
             }
         }
@@ -150,6 +157,19 @@ impl AttemptPlan {
         if let Some(standing) = self.standing.get_mut(index) {
             *standing = Standing::Refused;
         }
+    }
+
+    /// The candidate's gate refused because the request could be answered elsewhere: it is asked again, once, when it can not.
+    pub fn spared(&mut self, index: usize) {
+        if let Some(standing) = self.standing.get_mut(index) {
+            *standing = Standing::Spared;
+        }
+    }
+
+    /// Whether the candidate was spared in this pass and not asked again yet.
+    #[must_use]
+    pub fn is_spared(&self, index: usize) -> bool {
+        self.standing.get(index) == Some(&Standing::Spared)
     }
 
     /// An attempt at the candidate is under way: returns its number, from 1.
@@ -189,10 +209,18 @@ impl AttemptPlan {
             .map(|(i, _)| i)
     }
 
+    /// The stream of the candidate broke off after content; somebody is to go on with it.
+    pub fn broke_off(&mut self, index: usize) {
+        self.last_failed = Some(index);
+        if let Some(standing) = self.standing.get_mut(index) {
+            *standing = Standing::Failed;
+        }
+    }
+
     /// All candidates refused: forget that, for another round after a wait.
     pub fn forgive_refusals(&mut self) {
         for standing in &mut self.standing {
-            if *standing == Standing::Refused {
+            if matches!(standing, Standing::Refused | Standing::Spared) {
                 *standing = Standing::Untried;
             }
         }
@@ -202,7 +230,11 @@ impl AttemptPlan {
     #[must_use]
     pub fn is_last(&self, index: usize) -> bool {
         self.attempts >= self.settings.max_attempts
-            || !self.standing.iter().enumerate().any(|(i, s)| i != index && *s == Standing::Untried)
+            || !self
+                .standing
+                .iter()
+                .enumerate()
+                .any(|(i, s)| i != index && matches!(s, Standing::Untried | Standing::Spared))
     }
 
     /// How long the attempt at `index` may wait for its first byte.
@@ -246,6 +278,19 @@ mod tests {
         plan.started();
         plan.failed(0, Outcome::ServerError);
         assert_eq!(plan.next(Ts(0), 0.5, |_| 0.5, |_, _| false), Step::Stop(Stop::Exhausted));
+    }
+
+    #[test]
+    fn who_was_spared_for_others_is_asked_before_giving_up() {
+        let mut plan = plan(2);
+        plan.spared(0);
+        assert_eq!(next(&mut plan), Step::Try(1));
+        plan.started();
+        plan.failed(1, Outcome::ConnectFailed);
+        assert_eq!(next(&mut plan), Step::Try(0));
+        assert!(plan.is_spared(0) && !plan.is_spared(1));
+        plan.refused(0);
+        assert_eq!(plan.next(Ts(0), 0.5, |_| 1.0, |_, _| false), Step::Stop(Stop::Exhausted));
     }
 
     #[test]
@@ -296,6 +341,18 @@ mod tests {
             plan.started();
         }
         assert_eq!(besides(&plan), [0; 0], "five attempts are under way or over");
+    }
+
+    #[test]
+    fn after_a_stream_broke_off_the_others_are_asked_and_then_it_again() {
+        let mut plan = plan(2);
+        plan.started();
+        plan.broke_off(0);
+        assert_eq!(next(&mut plan), Step::Try(1));
+        plan.started();
+        plan.broke_off(1);
+        assert!(matches!(next(&mut plan), Step::Pause(_)));
+        assert_eq!(next(&mut plan), Step::Try(0));
     }
 
     proptest! {

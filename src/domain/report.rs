@@ -50,10 +50,14 @@ pub struct Figures {
     pub cost_usd: String,
     /// Attempts without a price, which the cost leaves out.
     pub unpriced: u64,
+    /// Of all requests; `None` of none.
+    #[serde(default)]
+    pub share_percent: Option<f64>,
 }
 
 impl Figures {
-    fn of(t: &Tally) -> Self {
+    /// `all` are the requests of all groups.
+    fn of(t: &Tally, all: u64) -> Self {
         Self {
             requests: t.requests,
             attempts: t.attempts,
@@ -73,6 +77,7 @@ impl Figures {
             cost_nanousd: t.cost.0,
             cost_usd: t.cost.to_string(),
             unpriced: t.unpriced,
+            share_percent: share(t.requests, all),
         }
     }
 
@@ -88,7 +93,7 @@ impl Figures {
     }
 
     /// A line of the table. A cost that leaves attempts out is marked, one without any priced attempt is not told.
-    fn line(&self, name: &str) -> [String; 9] {
+    fn line(&self, name: &str) -> [String; 10] {
         let dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
         let time = |ms: Option<f64>| dash(ms.map(|v| format!("{v:.1}")));
         let cost = match self.unpriced {
@@ -99,6 +104,7 @@ impl Figures {
         [
             name.to_owned(),
             self.requests.to_string(),
+            dash(self.share_percent.map(|p| format!("{p:.2} %"))),
             self.attempts.to_string(),
             dash(self.success_percent.map(|p| format!("{p:.2} %"))),
             time(self.latency_ms_avg),
@@ -118,15 +124,17 @@ impl Report {
         for row in &rows {
             total.merge(&row.tally);
         }
-        let rows =
-            rows.into_iter().map(|row| ReportRow { figures: Figures::of(&row.tally), group: row.group }).collect();
-        Self { group_by: group_by.title().to_owned(), rows, total: Figures::of(&total) }
+        let rows = rows
+            .into_iter()
+            .map(|row| ReportRow { figures: Figures::of(&row.tally, total.requests), group: row.group })
+            .collect();
+        Self { group_by: group_by.title().to_owned(), rows, total: Figures::of(&total, total.requests) }
     }
 
     /// A table for people, columns aligned, a total last.
     #[must_use]
     pub fn to_table(&self) -> String {
-        let titles = ["requests", "attempts", "success", "avg ms", "p50 ms", "p99 ms", "tokens", "cost usd"];
+        let titles = ["requests", "share", "attempts", "success", "avg ms", "p50 ms", "p99 ms", "tokens", "cost usd"];
         let titles: Vec<_> = [self.group_by.as_str()].into_iter().chain(titles).collect();
         let mut table = Table::new(&titles);
         self.rows.iter().for_each(|row| table.row(row.figures.line(named(&row.group))));
@@ -149,7 +157,7 @@ impl Report {
     pub fn to_csv(&self) -> String {
         let mut text = "group,requests,attempts,successes,failures,cancelled,success_percent,latency_ms_avg,latency_ms_p50,\
                         latency_ms_p99,latency_us_sum,input_tokens,cached_input_tokens,cache_write_tokens,output_tokens,\
-                        reasoning_tokens,cost_nanousd,cost_usd,unpriced\n"
+                        reasoning_tokens,cost_nanousd,cost_usd,unpriced,share_percent\n"
             .to_owned();
         for row in &self.rows {
             push_csv(&mut text, &row.group);
@@ -176,7 +184,8 @@ impl Report {
             for sum in sums {
                 let _ = write!(text, ",{sum}");
             }
-            let _ = writeln!(text, ",{},{},{}", f.cost_nanousd, f.cost_usd, f.unpriced);
+            let share = f.share_percent.map_or(String::new(), |p| p.to_string());
+            let _ = writeln!(text, ",{},{},{},{share}", f.cost_nanousd, f.cost_usd, f.unpriced);
         }
         text
     }
@@ -195,6 +204,12 @@ pub(super) fn push_csv(out: &mut String, field: &str) {
 
 fn named(group: &str) -> &str {
     if group.is_empty() { "(none)" } else { group }
+}
+
+/// In percent, to two decimals.
+#[allow(clippy::cast_precision_loss)]
+fn share(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| (part as f64 * 10_000.0 / whole as f64).round() / 100.0)
 }
 
 /// Milliseconds to two decimals.
@@ -228,7 +243,10 @@ mod tests {
         let table = sample().to_table();
         let lines: Vec<_> = table.lines().collect();
         assert_eq!(lines.len(), 7, "{table}");
-        assert!(lines[2].contains("75.00 %") && lines[2].contains("0.001234567"), "{table}");
+        assert!(
+            lines[2].contains("100.00 %") && lines[2].contains("75.00 %") && lines[2].contains("0.001234567"),
+            "{table}"
+        );
         assert!(lines[3].contains(" - "), "a figure that is not known is no zero: {table}");
         assert!(lines[5].starts_with("total"), "{table}");
         let widths: std::collections::BTreeSet<_> = lines[..6].iter().map(|l| l.chars().count()).collect();
@@ -245,6 +263,6 @@ mod tests {
         assert_eq!(read, report);
         let csv = report.to_csv();
         assert!(csv.contains("\n\"a,\"\"b\"\"\",0,1,0,0,1,,,,,0,"), "{csv}");
-        assert!(csv.contains(",1234567,0.001234567,0\n"), "{csv}");
+        assert!(csv.contains(",1234567,0.001234567,0,100\n"), "{csv}");
     }
 }

@@ -1,17 +1,22 @@
 //! The account of resilience: which requests a further attempt rescued, and what that cost.
 //!
 //! A request is *rescued* if its first attempt failed and a later one succeeded: by failover at another endpoint, by a retry at the same.
-//! A *hedge won* is a later attempt's success while the first was cancelled. The *premium* of a failover is what the answer cost less
+//! A stream that broke and was continued elsewhere (its row's decision ends in `;recover`) is *recovered*. A *hedge won* is a later
+//! attempt's success while the first was cancelled, or one that was made as a hedge. The *premium* of a failover is what the answer cost less
 //! what the same tokens would have cost at the endpoint of first choice; it is told only where that endpoint's price is still the one
 //! of the first attempt's row, because the ledger keeps prices by version and not by figure. The others are counted, not guessed.
 //!
 //! Attempts of one request lie near each other in the ledger. Requests whose fate is open are held in a bounded map; those that fall out
 //! of it count as not rescued.
 
+mod outage;
+mod without;
+
 use crate::domain::ledger::Entry;
 use crate::domain::money::NanoUsd;
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{Outcome, Verdict};
 use crate::domain::price::Price;
+use crate::domain::report::push_csv;
 use crate::domain::table::Table;
 use crate::domain::usage::Usage;
 use serde::{Deserialize, Serialize};
@@ -19,8 +24,16 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
 
+pub use outage::Outages;
+use outage::{OutageId, OutageLog};
+pub use without::Way;
+use without::Ways;
+
 /// Requests whose fate may be open at a time.
 const MAX_OPEN: usize = 65_536;
+
+/// Outages that one request is remembered with.
+const MAX_HIT: usize = 32;
 
 /// Present prices by endpoint.
 pub type Prices = HashMap<Arc<str>, Arc<Price>>;
@@ -34,6 +47,8 @@ pub struct Resilience {
     order: VecDeque<Arc<str>>,
     told: ResilienceReport,
     lost: BTreeMap<Arc<str>, Lost>,
+    outages: OutageLog,
+    ways: Ways,
 }
 
 /// What is known of a request so far.
@@ -41,6 +56,8 @@ pub struct Resilience {
 struct Story {
     first: Option<First>,
     won: Option<Won>,
+    /// Outages that it ran into.
+    hit: Vec<OutageId>,
 }
 
 #[derive(Clone, Debug)]
@@ -56,10 +73,12 @@ struct Won {
     endpoint: Arc<str>,
     usage: Usage,
     cost: Option<NanoUsd>,
+    hedged: bool,
+    recovered: bool,
 }
 
 /// What resilience did and what it cost. Money in nano-dollars.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ResilienceReport {
     pub requests: u64,
     /// Requests whose first attempt failed.
@@ -79,6 +98,9 @@ pub struct ResilienceReport {
     pub injected_rescued: u64,
     /// Requests that a later attempt answered while the first was cancelled.
     pub hedges_won: u64,
+    /// Streams that broke and were continued on another endpoint to their end.
+    #[serde(default)]
+    pub recovered: u64,
     /// Attempts that brought no answer, with what they cost, by outcome.
     pub lost: Vec<Lost>,
     /// Sum of their cost.
@@ -89,6 +111,12 @@ pub struct ResilienceReport {
     pub premium_known: u64,
     /// Rescues by failover whose premium cannot be told: no price, or another one by now.
     pub premium_unknown: u64,
+    /// By endpoint, those that had any.
+    #[serde(default)]
+    pub outages: Vec<Outages>,
+    /// As it was, and what would have been.
+    #[serde(default)]
+    pub ways: Vec<Way>,
 }
 
 /// Attempts of one outcome that brought no answer.
@@ -105,7 +133,7 @@ impl Resilience {
     /// Starts with the present prices of the endpoints.
     #[must_use]
     pub fn new(prices: Prices) -> Self {
-        Self { prices, ..Self::default() }
+        Self { ways: Ways::new(&prices), prices, ..Self::default() }
     }
 
     /// Counts one ledger row.
@@ -114,19 +142,24 @@ impl Resilience {
         let (first, injected) = (e.attempt == 1, e.is_injected());
         self.told.injected_attempts = self.told.injected_attempts.saturating_add(u64::from(injected));
         self.told.requests = self.told.requests.saturating_add(u64::from(first));
-        if success && first {
-            return;
-        }
-        if !success {
+        let failure = !success && is_failure(&e.outcome);
+        self.ways.count(e, success, success || failure);
+        if success {
+            self.outages.succeeded(e);
+        } else {
             self.lose(e);
-            if !first {
-                return;
-            }
+        }
+        let hit = failure.then(|| self.outages.failed(e));
+        if success && first || !success && !first && hit.is_none() {
+            return;
         }
         if !self.open.contains_key(&e.request_id) {
             self.order.push_back(Arc::clone(&e.request_id));
         }
         let story = self.open.entry(Arc::clone(&e.request_id)).or_default();
+        if story.hit.len() < MAX_HIT {
+            story.hit.extend(hit);
+        }
         if first {
             let cancelled = &*e.outcome == Outcome::Cancelled.ledger_str();
             if !cancelled {
@@ -135,12 +168,20 @@ impl Resilience {
             }
             let (endpoint, price_version) = (Arc::clone(&e.endpoint), Arc::clone(&e.price_version));
             story.first = Some(First { endpoint, price_version, cancelled, injected });
-        } else {
-            story.won = Some(Won { endpoint: Arc::clone(&e.endpoint), usage: e.usage, cost: e.cost });
+        } else if success {
+            let marked = |mark: &str| e.decision.split(';').skip(1).any(|m| m == mark);
+            story.won = Some(Won {
+                endpoint: Arc::clone(&e.endpoint),
+                usage: e.usage,
+                cost: e.cost,
+                hedged: marked("hedge"),
+                recovered: marked("recover"),
+            });
         }
-        if let Story { first: Some(first), won: Some(won) } = story {
-            let (first, won) = (first.clone(), won.clone());
+        if let Story { first: Some(first), won: Some(won), hit } = story {
+            let (first, won, hit) = (first.clone(), won.clone(), std::mem::take(hit));
             self.open.remove(&e.request_id);
+            hit.iter().for_each(|outage| self.outages.answered(outage));
             self.conclude(&first, &won);
         }
         while self.order.len() > MAX_OPEN {
@@ -161,7 +202,9 @@ impl Resilience {
 
     fn conclude(&mut self, first: &First, won: &Won) {
         let told = &mut self.told;
-        let counter = match (first.cancelled, first.endpoint == won.endpoint) {
+        let overtaken = first.cancelled || won.hedged;
+        let counter = match (overtaken, first.endpoint == won.endpoint) {
+            _ if won.recovered => &mut told.recovered,
             (true, _) => &mut told.hedges_won,
             (false, true) => &mut told.rescued_by_retry,
             (false, false) => &mut told.rescued_by_failover,
@@ -170,7 +213,7 @@ impl Resilience {
         if !first.cancelled {
             told.injected_rescued = told.injected_rescued.saturating_add(u64::from(first.injected));
         }
-        if first.cancelled || first.endpoint == won.endpoint {
+        if overtaken || won.recovered || first.endpoint == won.endpoint {
             return;
         }
         let price = self.prices.get(&first.endpoint).filter(|price| price.version == first.price_version);
@@ -191,8 +234,16 @@ impl Resilience {
             self.told.lost_nanousd = self.told.lost_nanousd.saturating_add(lost.cost_nanousd);
             self.told.lost.push(Lost { outcome: outcome.to_string(), ..lost });
         }
+        self.told.outages = self.outages.report();
+        self.told.ways = self.ways.report();
         self.told
     }
+}
+
+/// Whether a breaker counts it.
+fn is_failure(outcome: &str) -> bool {
+    let known = Outcome::ALL.into_iter().find(|o| o.ledger_str() == outcome);
+    known.is_some_and(|o| matches!(o.class().verdict, Verdict::Failure { .. }))
 }
 
 impl ResilienceReport {
@@ -203,8 +254,13 @@ impl ResilienceReport {
         let rescued = self.rescued_by_failover.saturating_add(self.rescued_by_retry);
         let mut text = format!(
             "{} requests, {} with a first attempt that failed: {rescued} rescued, {} by failover and {} by a retry\n\
-             {} answered by a hedge\n",
-            self.requests, self.first_attempt_failed, self.rescued_by_failover, self.rescued_by_retry, self.hedges_won
+             {} answered by a hedge, {} broken streams continued to their end\n",
+            self.requests,
+            self.first_attempt_failed,
+            self.rescued_by_failover,
+            self.rescued_by_retry,
+            self.hedges_won,
+            self.recovered
         );
         if self.injected_attempts > 0 {
             let _ = writeln!(
@@ -231,7 +287,33 @@ impl ResilienceReport {
         let sum = |of: fn(&Lost) -> u64| self.lost.iter().map(of).fold(0, u64::saturating_add).to_string();
         table.total(["total".to_owned(), sum(|l| l.attempts), sum(|l| l.unpriced), usd(self.lost_nanousd)]);
         text.push_str(&table.to_text());
+        self.push_outages(&mut text);
+        self.push_ways(&mut text);
         text
+    }
+
+    fn push_outages(&self, text: &mut String) {
+        if self.outages.is_empty() {
+            return;
+        }
+        let seconds = |us: u64| format!("{}.{:03}", us / 1_000_000, us / 1_000 % 1_000);
+        let mut table = Table::new(&["endpoint", "outages", "seconds", "hidden from callers, s"]);
+        for o in &self.outages {
+            table.row([o.endpoint.clone(), o.outages.to_string(), seconds(o.outage_us), seconds(o.hidden_us)]);
+        }
+        text.push('\n');
+        text.push_str(&table.to_text());
+    }
+
+    fn push_ways(&self, text: &mut String) {
+        let mut table = Table::new(&["way", "success", "cost usd"]);
+        for way in &self.ways {
+            let name = way.endpoint.as_ref().map_or(way.way.clone(), |e| format!("{} ({e})", way.way));
+            let success = way.success_percent.map_or_else(|| "-".to_owned(), |p| format!("{p:.3} %"));
+            table.row([name, success, NanoUsd(way.cost_nanousd).to_string()]);
+        }
+        text.push('\n');
+        text.push_str(&table.to_text());
     }
 
     /// Reads back with serde.
@@ -250,6 +332,7 @@ impl ResilienceReport {
             ("rescued_by_failover", self.rescued_by_failover),
             ("rescued_by_retry", self.rescued_by_retry),
             ("hedges_won", self.hedges_won),
+            ("recovered", self.recovered),
             ("injected_attempts", self.injected_attempts),
             ("injected_first_failed", self.injected_first_failed),
             ("injected_rescued", self.injected_rescued),
@@ -262,6 +345,16 @@ impl ResilienceReport {
         for lost in &self.lost {
             let _ = writeln!(text, "lost_attempts:{},{}", lost.outcome, lost.attempts);
             let _ = writeln!(text, "lost_nanousd:{},{}", lost.outcome, lost.cost_nanousd);
+        }
+        for o in &self.outages {
+            for (name, value) in [("outages", o.outages), ("outage_us", o.outage_us), ("hidden_us", o.hidden_us)] {
+                push_csv(&mut text, &format!("{name}:{}", o.endpoint));
+                let _ = writeln!(text, ",{value}");
+            }
+        }
+        for way in &self.ways {
+            let percent = way.success_percent.map_or(String::new(), |p| p.to_string());
+            let _ = writeln!(text, "success_percent:{},{percent}\ncost_nanousd:{0},{}", way.way, way.cost_nanousd);
         }
         text
     }
@@ -345,5 +438,74 @@ mod tests {
         assert_eq!((account.open.len(), account.order.len()), (MAX_OPEN, MAX_OPEN));
         account.count(&row("0", 2, "dear", "success", Some(0)));
         assert_eq!(account.report().rescued_by_failover, 0);
+    }
+
+    #[test]
+    fn recovered_streams_and_hedges_have_counts_of_their_own() {
+        let mut account = Resilience::new(cheap());
+        for (request, outcome, mark) in [("a", "partial", ";recover"), ("b", "server_error", ";hedge")] {
+            account.count(&row(request, 1, "cheap", outcome, Some(10)));
+            let won = row(request, 2, "dear", "success", Some(20));
+            account.count(&Entry { decision: format!("priority/2{mark}").into(), ..won });
+        }
+        let report = account.report();
+        assert_eq!((report.recovered, report.hedges_won, report.rescued_by_failover), (1, 1, 0));
+        assert_eq!((report.premium_known, report.premium_unknown), (0, 0));
+    }
+
+    #[test]
+    fn outages_are_hidden_as_far_as_their_requests_were_answered() {
+        let mut account = Resilience::new(Prices::new());
+        let second = |n: i64| crate::domain::time::Wall(n * 1_000_000);
+        let at = |n: i64, e: Entry| Entry { at: second(n), latency_us: 1_000_000, ..e };
+        for row in [
+            at(1, row("ok", 1, "a", "success", Some(1))),
+            // Down from second 10 to 30: one of its two requests was answered elsewhere.
+            at(11, row("x", 1, "a", "server_error", Some(0))),
+            at(12, row("x", 2, "b", "success", Some(1))),
+            at(20, row("y", 1, "a", "server_error", Some(0))),
+            at(21, row("y", 2, "b", "server_error", Some(0))),
+            at(31, row("back", 1, "a", "success", Some(1))),
+            // What is the caller's own fault is no outage.
+            at(40, row("bad", 1, "a", "invalid_request", Some(0))),
+            at(41, row("left", 1, "a", "cancelled", Some(0))),
+        ] {
+            account.count(&row);
+        }
+        let report = account.report();
+        let found: Vec<_> =
+            report.outages.iter().map(|o| (&*o.endpoint, o.outages, o.outage_us, o.hidden_us)).collect();
+        assert_eq!(found, [("a", 1, 20_000_000, 10_000_000), ("b", 1, 1_000_000, 0)]);
+        assert!(report.to_table().contains("20.000"), "{}", report.to_table());
+        assert!(report.to_csv().contains("\nhidden_us:a,10000000\n"), "{}", report.to_csv());
+    }
+
+    #[test]
+    fn what_would_have_been_is_told_from_the_rows() {
+        let price = |pico| Arc::new(Price::flat(PicoUsdPerToken(pico), PicoUsdPerToken(pico), "config:1"));
+        let mut account =
+            Resilience::new([("cheap".into(), price(1_000_000)), ("dear".into(), price(5_000_000))].into());
+        let decided = |decision: &str, e: Entry| Entry { decision: decision.into(), ..e };
+        for row in [
+            decided("cost_based/1", row("a", 1, "cheap", "success", Some(100_000))),
+            decided("cost_based/1", row("b", 1, "cheap", "server_error", Some(7))),
+            decided("cost_based/2", row("b", 2, "dear", "success", Some(500_000))),
+            // The first choice refused: alone it would have had no answer.
+            decided("cost_based/2", row("c", 1, "dear", "success", Some(500_000))),
+        ] {
+            account.count(&row);
+        }
+        let ways = account.report().ways;
+        let found: Vec<_> =
+            ways.iter().map(|w| (&*w.way, w.endpoint.as_deref(), w.success_percent, w.cost_nanousd)).collect();
+        assert_eq!(
+            found,
+            [
+                ("as_it_was", None, Some(100.0), 1_100_007),
+                ("first_choice_only", None, Some(33.333), 100_007),
+                // Three answers of 100 tokens at 1,000 nano-dollars; half of its own attempts succeeded.
+                ("cheapest_only", Some("cheap"), Some(50.0), 300_000),
+            ]
+        );
     }
 }

@@ -76,13 +76,15 @@ pub struct LimitSettings {
     pub tpm: Option<u64>,
     /// Requests in flight.
     pub concurrency: u32,
+    /// Whether the limit in force moves below `concurrency` with the endpoint's latency.
+    pub adaptive: bool,
     /// Longest wait for a free slot when every candidate is full.
     pub max_wait: Duration,
 }
 
 impl Default for LimitSettings {
     fn default() -> Self {
-        Self { rpm: None, tpm: None, concurrency: 256, max_wait: secs(5) }
+        Self { rpm: None, tpm: None, concurrency: 256, adaptive: false, max_wait: secs(5) }
     }
 }
 

@@ -79,6 +79,12 @@ impl Wall {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// The first moment of this moment's UTC day.
+    #[must_use]
+    pub fn day_begin(self) -> Self {
+        Self(self.0.saturating_sub(self.0.rem_euclid(86_400_000_000)))
+    }
+
     /// Hours since the Unix epoch: the rollups' bucket.
     #[must_use]
     pub fn hour(self) -> u32 {
@@ -96,6 +102,8 @@ mod tests {
             assert_eq!(Wall::parse(&Wall(us).to_rfc3339()), Ok(Wall(us)));
         }
         assert_eq!(Wall::parse("1970-01-02"), Ok(Wall(86_400_000_000)));
+        assert_eq!(Wall(86_400_000_001).day_begin(), Wall(86_400_000_000));
+        assert_eq!(Wall(-1).day_begin(), Wall(-86_400_000_000));
         assert_eq!(Wall(1_000_000).to_rfc3339(), "1970-01-01T00:00:01.000000Z");
         assert!(Wall::parse("yesterday").is_err());
     }

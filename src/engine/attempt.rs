@@ -4,7 +4,10 @@
 use crate::actors::permit::{Permit, Report};
 use crate::clock;
 use crate::config::model::EndpointConfig;
+use crate::dialects::openai::request::MaxTokens;
 use crate::dialects::openai::usage::Reported;
+use crate::domain::budget::open::OpenAttempt;
+use crate::domain::health::Figures;
 use crate::domain::ledger::Entry;
 use crate::domain::money::NanoUsd;
 use crate::domain::outcome::Outcome;
@@ -12,6 +15,7 @@ use crate::domain::time::{Ts, micros};
 use crate::domain::tokens::meter::Meter;
 use crate::domain::usage::{Usage, UsageSource};
 use crate::engine::context::{CostState, RequestContext};
+use crate::engine::hold::{Cap, Hold};
 use crate::engine::record::{Step, ms};
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -86,6 +90,7 @@ pub struct Attempt {
     number: u32,
     /// Strategy and rank.
     decision: Arc<str>,
+    hold: Hold,
     pub seen: Seen,
     /// The kind of fault that an experiment put into this attempt.
     pub injected: Option<&'static str>,
@@ -115,18 +120,62 @@ impl Settled {
 
 impl Attempt {
     #[must_use]
-    pub fn start(ctx: &Rc<RequestContext>, permit: Permit, config: Arc<EndpointConfig>, decision: Arc<str>) -> Self {
+    pub fn start(
+        ctx: &Rc<RequestContext>,
+        permit: Permit,
+        config: Arc<EndpointConfig>,
+        decision: Arc<str>,
+        hold: Hold,
+    ) -> Self {
         let number = ctx.attempt_started();
+        let over = ctx.over_soft_budget || hold.is_exceeded();
+        let decision = if over { format!("{decision};soft_budget").into() } else { decision };
         Self {
             ctx: Rc::clone(ctx),
             permit: Some(permit),
             config,
             number,
             decision,
+            hold,
             seen: Seen::default(),
             injected: None,
             given: None,
         }
+    }
+
+    /// The maximum that a hard budget put into this attempt, and no other.
+    #[must_use]
+    pub fn cap(&self) -> Option<Cap> {
+        self.hold.cap()
+    }
+
+    /// A maximum that the request has to carry for a hard budget's sake.
+    #[must_use]
+    pub fn max_tokens(&self) -> Option<MaxTokens> {
+        self.hold.max_tokens(&self.config)
+    }
+
+    /// To be awaited before anything is sent: what a hard budget holds for it is then on disk.
+    pub async fn secure(&mut self) {
+        let Self { ctx, config, number, decision, hold, .. } = self;
+        hold.secure(|prompt_tokens, completion_tokens, ceiling| OpenAttempt {
+            at: clock::wall(),
+            request_id: ctx.id.shared(),
+            attempt: u16::try_from(*number).unwrap_or(u16::MAX),
+            endpoint: Arc::clone(&config.name),
+            provider: Arc::clone(&config.provider.name),
+            model: Arc::clone(&config.model),
+            route: Arc::clone(&ctx.route),
+            key_id: ctx.caller.key_id(),
+            tags: Arc::clone(&ctx.tags),
+            stream: ctx.stream,
+            prompt_tokens,
+            completion_tokens,
+            ceiling,
+            price_version: config.price.as_ref().map_or_else(|| "unpriced".into(), |p| Arc::clone(&p.version)),
+            decision: Arc::clone(decision),
+        })
+        .await;
     }
 
     #[must_use]
@@ -140,6 +189,12 @@ impl Attempt {
         self.permit.as_ref().map_or_else(clock::now, Permit::started)
     }
 
+    /// What the endpoint knows of itself.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.permit.as_ref().map_or_else(Figures::default, |permit| permit.cell().figures())
+    }
+
     /// The attempt came to `outcome`; `message` is for the record, `retry_after` what a 429 or 503 asked for.
     pub fn settle(mut self, outcome: Outcome, message: &str, retry_after: Option<Duration>) -> Settled {
         self.conclude(outcome, message, retry_after)
@@ -147,12 +202,22 @@ impl Attempt {
 
     /// Usage, where it is from, and what it costs.
     fn bill(&self, outcome: Outcome) -> (Usage, UsageSource, Option<NanoUsd>) {
-        let (usage, source) = self.seen.used(outcome, self.ctx.prompt_tokens);
+        let (mut usage, source) = self.seen.used(outcome, self.ctx.prompt_tokens);
+        if let (UsageSource::Estimated, Some(most)) = (source, self.hold.most_completion_tokens()) {
+            // A guess, and the upstream was told a maximum.
+            usage.output = usage.output.min(most.saturating_sub(usage.reasoning));
+        }
         let cost = match &self.config.price {
             Some(price) => Some(price.cost(&usage)),
             None => (usage.total() == 0).then_some(NanoUsd::ZERO),
         };
         (usage, source, cost)
+    }
+
+    /// What a stream that broke off has used so far.
+    #[must_use]
+    pub fn used(&self) -> Usage {
+        self.bill(Outcome::Partial).0
     }
 
     /// What the attempt costs if it succeeds with what has been seen; `None` when unpriced.
@@ -216,8 +281,9 @@ impl Attempt {
             (Some(kind), _) => format!("{};chaos={kind}", self.decision).into(),
         };
         let price_version = self.config.price.as_ref().map_or_else(|| "unpriced".into(), |p| Arc::clone(&p.version));
+        let at = clock::wall();
         let entry = Entry {
-            at: clock::wall(),
+            at,
             request_id: self.ctx.id.shared(),
             attempt: u16::try_from(self.number).unwrap_or(u16::MAX),
             endpoint: Arc::clone(&self.config.name),
@@ -237,7 +303,10 @@ impl Attempt {
             price_version,
             decision,
         };
-        Settled(self.ctx.worker.gateway.ledger.push_row(entry))
+        let settled = Settled(self.ctx.worker.gateway.ledger.push_row(entry));
+        // Behind the row: what is on disk of the hold goes only after it.
+        std::mem::take(&mut self.hold).settle(&self.ctx, &self.config.name, at, cost.unwrap_or_default());
+        settled
     }
 }
 

@@ -5,6 +5,9 @@ use crate::actors::board::EndpointCell;
 use crate::clock;
 use crate::config::model::EndpointConfig;
 use crate::dialects::openai::answer::Answer;
+use crate::dialects::openai::flow::Flow;
+use crate::dialects::openai::request::MaxTokens;
+use crate::dialects::openai::transcript::Transcript;
 use crate::dialects::upstream::{self, CallError};
 use crate::dialects::{fault, remaining, retry_after};
 use crate::domain::outcome::Outcome;
@@ -12,6 +15,7 @@ use crate::domain::time::Ts;
 use crate::engine::attempt::{Attempt, Settled};
 use crate::engine::chaos;
 use crate::engine::context::RequestContext;
+use crate::engine::hold::Cap;
 use crate::engine::relay::{Bounds, Relay, not_a_stream};
 use crate::engine::serve::{Head, Served};
 use crate::engine::understand::Understood;
@@ -33,6 +37,8 @@ pub struct Patience {
     pub is_callers: bool,
     /// The request's.
     pub deadline: Ts,
+    /// Whether somebody else is left to ask if this call fails.
+    pub has_others: bool,
 }
 
 /// How an attempt ended.
@@ -47,6 +53,17 @@ pub struct Call<'a> {
     pub understood: &'a Understood<'a>,
     pub cell: Arc<EndpointCell>,
     pub patience: Patience,
+    pub telling: Telling,
+}
+
+/// What becomes of a stream's text.
+pub enum Telling {
+    /// It passes by.
+    Passing,
+    /// It is kept, so that another endpoint can go on with it.
+    Kept,
+    /// It goes on with this one, which broke off.
+    GoingOn(Rc<Transcript>),
 }
 
 impl Call<'_> {
@@ -60,7 +77,8 @@ impl Call<'_> {
             Err(e) => return failed(attempt, Outcome::ConnectFailed, &e, None),
         };
         let late = if self.patience.is_callers { Outcome::DeadlineExceeded } else { Outcome::FirstByteTimeout };
-        let body = Bytes::from(self.understood.request.upstream_body(&config.model));
+        attempt.secure().await;
+        let body = Bytes::from(self.body(&config.model, attempt.max_tokens()));
         let first_byte = self.patience.first_byte;
         attempt.given = Some(first_byte);
         let response = match tokio::time::timeout(
@@ -84,8 +102,12 @@ impl Call<'_> {
         }
         let deadline = self.patience.deadline;
         let total = started.plus(config.timeouts.total);
-        let bounds =
-            Bounds { idle: config.timeouts.idle, until: total.min(deadline), is_callers_deadline: deadline <= total };
+        let bounds = Bounds {
+            idle: config.timeouts.idle,
+            until: total.min(deadline),
+            is_callers_deadline: deadline <= total,
+            has_others: self.patience.has_others,
+        };
         if self.understood.request.stream {
             // Apart, so that whole answers, by far the most, need not carry its room along.
             Box::pin(self.stream(attempt, response, bounds, started.plus(first_byte))).await
@@ -104,6 +126,27 @@ impl Call<'_> {
         }
     }
 
+    fn body(&self, model: &str, most: Option<MaxTokens>) -> Vec<u8> {
+        let request = &self.understood.request;
+        match &self.telling {
+            Telling::Passing | Telling::Kept => request.upstream_body(model, most),
+            Telling::GoingOn(from) => {
+                request.continuation_body(model, from.text().unwrap_or_default(), from.pieces(), most)
+            }
+        }
+    }
+
+    fn transcript(&self) -> Option<Box<Transcript>> {
+        match &self.telling {
+            Telling::Passing => None,
+            Telling::Kept => Some(Box::new(match self.understood.request.may_be_continued() {
+                Ok(()) => Transcript::default(),
+                Err(why) => Transcript::closed(why),
+            })),
+            Telling::GoingOn(from) => Some(Box::new(Transcript::clone(from))),
+        }
+    }
+
     /// A status that is an error: the caller's own fault goes back unchanged, anything else to the next candidate.
     async fn error_status(&self, mut attempt: Attempt, response: Response) -> End {
         attempt.seen.first_byte = Some(clock::now());
@@ -117,9 +160,9 @@ impl Call<'_> {
             return failed(attempt, outcome, &message, after);
         }
         self.ctx.ended(outcome.as_str(), status);
-        let config = Arc::clone(&attempt.config);
+        let (config, cap) = (Arc::clone(&attempt.config), attempt.cap());
         let settled = attempt.settle(outcome, &message, None);
-        End::Served(Served::Whole { head: self.head(&config), status, content_type, body }, settled)
+        End::Served(Served::Whole { head: self.head(&config, cap), status, content_type, body }, settled)
     }
 
     async fn whole(&self, mut attempt: Attempt, response: Response, bounds: Bounds) -> End {
@@ -149,10 +192,10 @@ impl Call<'_> {
             Err(wrong) => return failed(attempt, wrong.outcome, &wrong.message, None),
         }
         self.ctx.ended("success", 200);
-        let config = Arc::clone(&attempt.config);
+        let (config, cap) = (Arc::clone(&attempt.config), attempt.cap());
         let settled = attempt.settle(Outcome::Success, "", None);
         let content_type = "application/json".into();
-        End::Served(Served::Whole { head: self.head(&config), status: 200, content_type, body }, settled)
+        End::Served(Served::Whole { head: self.head(&config, cap), status: 200, content_type, body }, settled)
     }
 
     async fn stream(&self, mut attempt: Attempt, response: Response, bounds: Bounds, head_until: Ts) -> End {
@@ -162,10 +205,11 @@ impl Call<'_> {
             let wrong = not_a_stream(&read.unwrap_or_default());
             return failed(attempt, wrong.outcome, &wrong.message, None);
         }
-        let config = Arc::clone(&attempt.config);
-        match Relay::open(attempt, response, self.understood.request.wants_usage, bounds, head_until).await {
+        let (config, cap) = (Arc::clone(&attempt.config), attempt.cap());
+        let flow = Flow::new(self.understood.request.wants_usage, self.transcript());
+        match Relay::open(attempt, response, flow, bounds, head_until).await {
             Ok(relay) => {
-                let head = self.head(&config);
+                let head = self.head(&config, cap);
                 End::Served(Served::Stream { head, relay: Box::new(relay) }, Settled::nothing())
             }
             Err(head) => failed(head.attempt, head.outcome, &head.message, None),
@@ -174,7 +218,7 @@ impl Call<'_> {
 
     /// The headers of an answer. From here to the end of [`Self::make`] nothing may be waited for: of two calls that race, the first to
     /// end is the answer.
-    fn head(&self, config: &EndpointConfig) -> Head {
+    fn head(&self, config: &EndpointConfig, max_tokens: Option<Cap>) -> Head {
         self.ctx.answered_by(&config.name);
         Head {
             request_id: self.ctx.id.clone(),
@@ -184,6 +228,7 @@ impl Call<'_> {
             elapsed: self.ctx.elapsed(),
             cost_usd: self.ctx.cost().to_string(),
             cost_state: self.ctx.cost_state(),
+            max_tokens,
         }
     }
 }

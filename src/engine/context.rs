@@ -7,6 +7,7 @@ use crate::domain::ids::RequestId;
 use crate::domain::money::NanoUsd;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Caller;
+use crate::engine::budgets::Applied;
 use crate::engine::chaos::{Ended, Struck};
 use crate::engine::gateway::{Entered, Worker};
 use crate::engine::hints::Tags;
@@ -47,6 +48,12 @@ pub struct RequestContext {
     pub stream: bool,
     pub prompt_tokens: u64,
     pub started: Ts,
+    /// What it falls under; `None`: nothing, at any endpoint.
+    pub budgets: Option<Box<Applied>>,
+    /// Of the tables of budgets when the request came in.
+    pub budgets_version: u64,
+    /// A soft budget was exceeded when the request came in.
+    pub over_soft_budget: bool,
     started_at: Wall,
     plan: RefCell<Option<Arc<Plan>>>,
     steps: RefCell<Vec<Step>>,
@@ -72,6 +79,9 @@ pub struct Opening {
     pub stream: bool,
     pub prompt_tokens: u64,
     pub started: Ts,
+    pub budgets: Option<Box<Applied>>,
+    pub budgets_version: u64,
+    pub over_soft_budget: bool,
     pub entered: Entered,
 }
 
@@ -87,6 +97,9 @@ impl RequestContext {
             stream: opening.stream,
             prompt_tokens: opening.prompt_tokens,
             started: opening.started,
+            budgets: opening.budgets,
+            budgets_version: opening.budgets_version,
+            over_soft_budget: opening.over_soft_budget,
             started_at: clock::wall(),
             plan: RefCell::default(),
             steps: RefCell::new(Vec::with_capacity(2)),

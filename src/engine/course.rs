@@ -1,14 +1,17 @@
 //! The walk down a plan: for each candidate its gate, then an attempt, until success, the deadline or the plan's end.
 
 mod race;
+mod recover;
 
 pub use race::Withheld;
+pub use recover::Recovery;
 
 use crate::actors::board::EndpointCell;
 use crate::actors::events::Event;
 use crate::actors::messages::Plan;
 use crate::actors::permit::Permit;
 use crate::clock;
+use crate::dialects::openai::transcript::Transcript;
 use crate::domain::gate::{Ask, Refusal, RefusalReason};
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{AttemptPlan, Step as PlanStep, Stop};
@@ -16,13 +19,15 @@ use crate::domain::queue::Full;
 use crate::domain::slo::{Measured, Wish};
 use crate::domain::time::Ts;
 use crate::engine::attempt::Attempt;
-use crate::engine::call::{Call, End, Patience};
+use crate::engine::call::{Call, End, Patience, Telling};
 use crate::engine::context::RequestContext;
 use crate::engine::error::{ApiError, AttemptNote, Code, of_failures};
+use crate::engine::hold::{self, Hold, OverBudget};
 use crate::engine::place::{NoPlace, Wait, Why};
 use crate::engine::record::{Step, ms};
 use crate::engine::serve::Served;
 use crate::engine::understand::Understood;
+use bytes::Bytes;
 use race::{Finished, Runner};
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -45,16 +50,23 @@ pub struct Course<'a> {
     refusals: Vec<Refusal>,
     failures: Vec<(Arc<str>, Outcome, Duration)>,
     retry_after: Option<Duration>,
+    /// Why budgets refused in this round.
+    over_budget: Vec<OverBudget>,
     has_hedged: bool,
+    /// The caller's body, where the route has broken streams gone on with.
+    body: Option<Bytes>,
+    /// The text to go on with, when a stream broke off.
+    go_on: Option<Rc<Transcript>>,
 }
 
 impl<'a> Course<'a> {
-    /// `usual_deadline` is for routes without one of their own.
+    /// `usual_deadline` is for routes without one of their own; `body` is the caller's, kept where a broken stream is gone on with.
     pub fn new(
         ctx: &'a Rc<RequestContext>,
         understood: &'a Understood<'a>,
         decided: Arc<Plan>,
         usual_deadline: Duration,
+        body: Option<Bytes>,
     ) -> Self {
         let mut retry = decided.route.retry.clone();
         let most = if understood.hints.no_fallback { Some(1) } else { understood.hints.max_attempts };
@@ -69,7 +81,10 @@ impl<'a> Course<'a> {
             refusals: Vec::new(),
             failures: Vec::new(),
             retry_after: None,
+            over_budget: Vec::new(),
             has_hedged: false,
+            body,
+            go_on: None,
         }
     }
 
@@ -105,15 +120,16 @@ impl<'a> Course<'a> {
             let same_domain = |a: usize, b: usize| in_one_domain(decided, a, b);
             match plan.next(now, fastrand::f64(), failure_rate, same_domain) {
                 PlanStep::Try(index) => {
-                    if let Some(served) = self.try_candidate(index, now).await? {
-                        return Ok(served);
+                    if let Some((served, by)) = self.try_candidate(index, now).await? {
+                        return Ok(self.recoverable(served, by));
                     }
                 }
                 PlanStep::Pause(pause) => self.wait(pause, "backoff before another pass").await,
                 PlanStep::Stop(Stop::AllRefused) => {
                     let (index, permit) = self.wait_for_place(now).await?;
-                    if let Some(served) = self.attempt(index, permit).await? {
-                        return Ok(served);
+                    let (permit, hold) = self.pay_for(permit).await?;
+                    if let Some((served, by)) = self.attempt(index, permit, hold).await? {
+                        return Ok(self.recoverable(served, by));
                     }
                 }
                 PlanStep::Stop(Stop::Deadline) => return Err(self.too_late()),
@@ -122,17 +138,26 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Asks a candidate's gate and, if it admits, makes an attempt.
-    async fn try_candidate(&mut self, index: usize, now: Ts) -> Result<Option<Served>, ApiError> {
+    /// Asks a candidate's gate and, if it admits, makes an attempt; an answer comes with who gave it.
+    async fn try_candidate(&mut self, index: usize, now: Ts) -> Result<Option<(Served, usize)>, ApiError> {
         let Some(cell) = self.cell(index).cloned() else {
             self.plan.refused(index);
             return Ok(None);
         };
+        let hold = match hold::reserve(self.ctx, self.understood, &cell, self.plan.deadline()).await {
+            Ok(hold) => hold,
+            Err(over) => {
+                self.plan.refused(index);
+                self.over_budget.push(over);
+                return Ok(None);
+            }
+        };
+        let now = hold.waited_until().unwrap_or(now);
         let tokens = self.tokens();
         let open = |i: usize| self.cell(i).is_some_and(|c| c.hot.lock().gate.peek(now, tokens, false).is_none());
         // A request serves as a probe only while it could still be answered elsewhere, or when nobody else is left at all.
         let has_alternative = self.plan.has_alternative(index, open);
-        let may_probe = has_alternative || self.is_last_hope(index);
+        let may_probe = has_alternative || self.is_last_hope(index) || self.plan.is_spared(index);
         // A recovering endpoint takes a request that has nowhere else to go.
         let roll = if has_alternative { fastrand::f64() } else { 0.0 };
         let priority = self.ctx.caller.priority();
@@ -143,11 +168,25 @@ impl<'a> Course<'a> {
                 return Ok(None);
             }
         };
-        self.attempt(index, permit).await
+        self.attempt(index, permit, hold).await
     }
 
-    /// Makes an attempt with a candidate's permit.
-    async fn attempt(&mut self, index: usize, permit: Permit) -> Result<Option<Served>, ApiError> {
+    /// Reserves for a place that was waited for. It is kept meanwhile: whoever holds money never waits for a place.
+    async fn pay_for(&self, permit: Permit) -> Result<(Permit, Hold), ApiError> {
+        match hold::reserve(self.ctx, self.understood, permit.cell(), self.plan.deadline()).await {
+            Ok(hold) => match hold.waited_until() {
+                Some(now) => Ok((permit.starting_at(now), hold)),
+                None => Ok((permit, hold)),
+            },
+            Err(over) => {
+                permit.give_back(clock::now());
+                Err(over.error())
+            }
+        }
+    }
+
+    /// Makes an attempt with a candidate's permit; an answer comes with who gave it.
+    async fn attempt(&mut self, index: usize, permit: Permit, hold: Hold) -> Result<Option<(Served, usize)>, ApiError> {
         let (cell, now) = (Arc::clone(permit.cell()), permit.started());
         if let Some((_, last, _)) = self.failures.last()
             && !self.ctx.worker.gateway.retry_budget.lock().try_spend(now, last.class().retry_cost)
@@ -158,7 +197,8 @@ impl<'a> Course<'a> {
             return Err(self.failed());
         }
         self.tell_failover(now, &cell);
-        let runner = self.start(index, permit, "");
+        let mark = if self.go_on.is_some() { ";recover" } else { "" };
+        let runner = self.start(index, permit, hold, mark);
         let finished = match self.hedging() {
             // Apart, so that requests without a hedge need not carry its room along.
             Some(hedging) => Box::pin(self.race(runner, hedging)).await,
@@ -167,7 +207,7 @@ impl<'a> Course<'a> {
         match finished.end {
             End::Served(served, settled) => {
                 settled.durable().await;
-                Ok(Some(served))
+                Ok(Some((served, finished.index)))
             }
             End::Failed(..) => {
                 self.note_failure(finished);
@@ -177,14 +217,19 @@ impl<'a> Course<'a> {
     }
 
     /// An attempt with a permit for the candidate; `mark` ends its row's decision.
-    fn start(&mut self, index: usize, permit: Permit, mark: &str) -> Runner<'a> {
+    fn start(&mut self, index: usize, permit: Permit, hold: Hold, mark: &str) -> Runner<'a> {
         self.plan.started();
         let cell = Arc::clone(permit.cell());
         let config = cell.config();
         let decision = format!("{}/{}{mark}", self.decided.strategy.as_str(), index + 1).into();
-        let attempt = Attempt::start(self.ctx, permit, config, decision);
+        let attempt = Attempt::start(self.ctx, permit, config, decision, hold);
         let patience = self.patience(index, &attempt);
-        let call = Call { ctx: self.ctx, understood: self.understood, cell: Arc::clone(&cell), patience };
+        let telling = match &self.go_on {
+            Some(transcript) => Telling::GoingOn(Rc::clone(transcript)),
+            None if self.body.is_some() => Telling::Kept,
+            None => Telling::Passing,
+        };
+        let call = Call { ctx: self.ctx, understood: self.understood, cell: Arc::clone(&cell), patience, telling };
         Runner { index, cell, started: attempt.started(), call, attempt }
     }
 
@@ -201,10 +246,12 @@ impl<'a> Course<'a> {
     fn patience(&self, index: usize, attempt: &Attempt) -> Patience {
         let share = self.plan.share(index, attempt.started());
         let configured = attempt.config.timeouts.first_byte;
+        let is_last = self.plan.is_last(index);
         Patience {
             first_byte: configured.min(share),
-            is_callers: share <= configured && self.plan.is_last(index),
+            is_callers: share <= configured && is_last,
             deadline: self.plan.deadline(),
+            has_others: !is_last,
         }
     }
 
@@ -215,7 +262,12 @@ impl<'a> Course<'a> {
     }
 
     fn refused(&mut self, index: usize, cell: &EndpointCell, now: Ts, refusal: Refusal) {
-        self.plan.refused(index);
+        let for_others = matches!(refusal.reason, RefusalReason::Ramping | RefusalReason::ProbeNotAllowed);
+        if for_others && !self.plan.is_spared(index) {
+            self.plan.spared(index);
+        } else {
+            self.plan.refused(index);
+        }
         self.ctx.worker.gateway.counters.refusals.fetch_add(1, Relaxed);
         self.ctx.note(now, |at_ms| Step::Refused {
             at_ms,
@@ -251,11 +303,15 @@ impl<'a> Course<'a> {
 
     /// Every gate refused: stands in line for the first place if one may come in time, else gives up truthfully.
     async fn wait_for_place(&mut self, now: Ts) -> Result<(usize, Permit), ApiError> {
+        if self.refusals.is_empty() {
+            return Err(self.nobody());
+        }
         let deadline = self.plan.deadline();
         let wait = Wait { ctx: self.ctx, plan: &self.decided, tokens: self.tokens(), deadline };
         let NoPlace { why, refusals } = match wait.for_place(now).await {
             Ok(place) => {
                 self.refusals.clear();
+                self.over_budget.clear();
                 self.plan.forgive_refusals();
                 return Ok(place);
             }
@@ -328,6 +384,9 @@ impl<'a> Course<'a> {
 
     /// The error when nobody could even be asked, with the true time from which somebody may be.
     fn nobody(&self) -> ApiError {
+        if let (true, Some(over)) = (self.refusals.is_empty(), self.over_budget.first()) {
+            return over.error();
+        }
         let now = clock::now();
         let soonest = self.refusals.iter().filter_map(|r| r.retry_at).min().map(|at| at.since(now));
         let all =

@@ -20,6 +20,8 @@ pub enum Code {
     Conflict,
     RequestTooLarge,
     RateLimitExceeded,
+    /// A budget is spent: asking again before its period ends is in vain.
+    BudgetExceeded,
     /// The vendors' quotas are spent.
     Quota,
     Internal,
@@ -48,6 +50,7 @@ impl Code {
             Self::Conflict => "conflict",
             Self::RequestTooLarge => "request_too_large",
             Self::RateLimitExceeded => "rate_limit_exceeded",
+            Self::BudgetExceeded => "budget_exceeded",
             Self::Quota => "quota",
             Self::Internal => "internal_error",
             Self::UpstreamFailed | Self::UpstreamUnavailable => "upstream_failed",
@@ -69,7 +72,7 @@ impl Code {
             Self::RequestTimeout => 408,
             Self::Conflict => 409,
             Self::RequestTooLarge => 413,
-            Self::RateLimitExceeded | Self::Quota => 429,
+            Self::RateLimitExceeded | Self::BudgetExceeded | Self::Quota => 429,
             Self::Internal => 500,
             Self::UpstreamFailed | Self::UpstreamAuth => 502,
             Self::UpstreamUnavailable | Self::NoEndpointAvailable | Self::LedgerUnavailable => 503,
@@ -83,7 +86,7 @@ impl Code {
         match self {
             Self::InvalidApiKey => "authentication_error",
             Self::ModelNotAllowed | Self::ChaosNotAllowed => "permission_error",
-            Self::RateLimitExceeded | Self::Quota => "rate_limit_error",
+            Self::RateLimitExceeded | Self::BudgetExceeded | Self::Quota => "rate_limit_error",
             _ if self.status() < 500 => "invalid_request_error",
             _ => "upstream_error",
         }

@@ -21,8 +21,17 @@ use std::rc::Rc;
 pub async fn running(worker: &Rc<Worker>, caller: &Caller, hints: Hints, body: &[u8]) -> Result<Decision, ApiError> {
     let gateway = &worker.gateway;
     let understood = understand(&gateway.board.topology(), &gateway.config(), caller, hints, body)?;
-    let plan = understood.look(worker, clock::now()).await?;
-    Ok(Decision::of(&plan, understood.prompt_tokens))
+    let tags = gateway.budgets.firm(understood.hints.tags_over(caller.tags()), caller.tags());
+    let applied = gateway.budgets.applied(&caller.key_id(), &understood.route.name, &tags);
+    let exceeded = applied.as_ref().is_some_and(|a| gateway.budgets.is_exceeded(a.entries.iter()));
+    let hard_budget = applied.as_ref().and_then(|a| a.hard());
+    let plan = understood.look(worker, clock::now(), hard_budget, exceeded).await?;
+    let mut decision = Decision::of(&plan, understood.prompt_tokens);
+    if let Some(applied) = &applied {
+        let endpoints = plan.route.cells.iter().map(|cell| &cell.name);
+        decision.budgets = gateway.budgets.shown(applied, endpoints);
+    }
+    Ok(decision)
 }
 
 /// The decision that a gateway started now would take, from its configuration and what its store remembers.

@@ -12,9 +12,11 @@ use crate::dialects::upstream::{Target, Upstream};
 use crate::domain::retry::RetryBudget;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::Access;
+use crate::engine::budgets::Budgets;
 use crate::engine::chaos::Chaos;
 use crate::engine::course::Withheld;
 use crate::engine::error::{ApiError, Code};
+use crate::engine::exports::Exports;
 use crate::engine::place::Waiting;
 use crate::engine::record::{Kept, Records};
 use crate::store::{LedgerItem, RequestRecord};
@@ -46,8 +48,10 @@ pub struct Gateway {
     pub supervisor: Addr<Supervisor>,
     pub access: Access,
     pub records: Records,
+    pub budgets: Budgets,
     pub counters: Counters,
     pub chaos: Chaos,
+    pub(super) exports: Exports,
     config: RwLock<Arc<Config>>,
     pub retry_budget: Mutex<RetryBudget>,
     in_flight: AtomicU32,
@@ -74,6 +78,9 @@ pub struct Counters {
     pub retry_budget_spent: AtomicU64,
     pub hedges: AtomicU64,
     pub hedges_won: AtomicU64,
+    /// Streams that broke off and were gone on with, and those that were not though their route says so.
+    pub recovered: AtomicU64,
+    pub not_recovered: AtomicU64,
     /// By [`Withheld`].
     pub hedges_withheld: [AtomicU64; Withheld::ALL.len()],
 }
@@ -97,8 +104,10 @@ impl Gateway {
             supervisor,
             access,
             records: Records::default(),
+            budgets: Budgets::default(),
             counters: Counters::default(),
             chaos: Chaos::default(),
+            exports: Exports::default(),
             retry_budget: Mutex::new(RetryBudget::new(config.retry_budget, now)),
             config: RwLock::new(config),
             in_flight: AtomicU32::new(0),
@@ -160,12 +169,13 @@ impl Gateway {
     ///
     /// # Errors
     /// There is no file (demo), it has faults, or the store cannot be read; nothing was changed.
-    pub async fn reload(&self) -> Result<Value, ApiError> {
+    pub async fn reload(self: &Arc<Self>) -> Result<Value, ApiError> {
         let invalid = |m: String| ApiError::new(Code::InvalidRequest, m);
         let path = self.config_path.as_deref().ok_or_else(|| invalid("the demo has no configuration file".into()))?;
         let config = config::load(path).map_err(|faults| invalid(faults.to_string()))?;
         let changes = config::diff(&self.config(), &config);
         let changed = self.apply_config(Arc::new(config)).map_err(|e| ApiError::new(Code::LedgerUnavailable, e))?;
+        self.refresh_budgets().await;
         self.end_chaos_after_reload(&changed).await;
         let listed: Vec<String> = changes.iter().map(ToString::to_string).collect();
         self.audit("reload", &path.display().to_string(), &listed.join("; ")).await?;

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod attempt;
+pub mod budgets;
 pub mod call;
 pub mod chaos;
 pub mod context;
@@ -10,8 +11,10 @@ pub mod course;
 pub mod error;
 pub mod explain;
 pub mod explanation;
+pub mod exports;
 pub mod gateway;
 pub mod hints;
+pub mod hold;
 pub mod operations;
 pub mod place;
 pub mod probe;

@@ -5,12 +5,14 @@ use crate::actors::endpoint::observe;
 use crate::actors::ledger::StateWrite;
 use crate::actors::messages::{Act, Adopt, Observe, Observed, Operate, PanicNow};
 use crate::clock;
+use crate::domain::budget::Terms;
 use crate::domain::ids::RequestId;
 use crate::domain::key::{KeySecret, VirtualKey};
 use crate::domain::latency::Summary;
 use crate::domain::queue::Priority;
 use crate::domain::time::{Ts, Wall};
 use crate::engine::access::MAX_KEYS;
+use crate::engine::budgets;
 use crate::engine::chaos::Chaos;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::explanation::explained;
@@ -18,6 +20,7 @@ use crate::engine::gateway::Gateway;
 use crate::engine::record::RequestRecord;
 use crate::store::Area;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,9 +44,38 @@ pub struct NewKey {
     pub priority: Priority,
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    #[serde(default)]
+    pub budget: Option<NewBudget>,
     /// RFC 3339 or a date.
     #[serde(default)]
     pub expires_at: Option<String>,
+}
+
+/// A key's budget as an operator asks for it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewBudget {
+    /// A number or a text: read digit by digit, never as a float.
+    amount_usd: Box<RawValue>,
+    #[serde(default)]
+    period: Option<String>,
+    #[serde(default)]
+    timezone: Option<String>,
+    #[serde(default)]
+    mode: Option<String>,
+}
+
+impl NewBudget {
+    fn terms(&self) -> Result<Terms, ApiError> {
+        let raw = self.amount_usd.get();
+        let text: Option<String> = serde_json::from_str(raw).ok();
+        let amount = text.as_deref().unwrap_or(raw);
+        let terms = Terms::parse(amount, self.period.as_deref(), self.timezone.as_deref(), self.mode.as_deref());
+        terms.map_err(|(field, message)| {
+            let param = format!("budget.{field}");
+            ApiError::new(Code::InvalidRequest, format!("`{param}`: {message}")).with_param(&param)
+        })
+    }
 }
 
 impl Gateway {
@@ -140,6 +172,7 @@ impl Gateway {
         }
         let expires_at =
             new.expires_at.as_deref().map(Wall::parse).transpose().map_err(|m| invalid("expires_at", m))?;
+        let budget = new.budget.as_ref().map(NewBudget::terms).transpose()?;
         if self.access.list().len() >= MAX_KEYS {
             return Err(invalid("name", format!("there are {MAX_KEYS} keys already, the most")));
         }
@@ -157,6 +190,7 @@ impl Gateway {
             tpm: new.tpm,
             priority: new.priority,
             tags: new.tags,
+            budget,
             created_at: clock::wall(),
             expires_at,
             revoked: false,
@@ -166,6 +200,9 @@ impl Gateway {
         let mut shown = key.to_view();
         if let Some(map) = shown.as_object_mut() {
             map.insert("secret".into(), secret.reveal().into());
+        }
+        if let Some(terms) = &key.budget {
+            self.budgets.put_key(&key.id, terms, true);
         }
         self.access.put(key);
         Ok(shown)
@@ -179,7 +216,7 @@ impl Gateway {
     /// All virtual keys, without secrets.
     #[must_use]
     pub fn key_views(&self) -> Value {
-        json!({ "keys": self.access.list().iter().map(VirtualKey::to_view).collect::<Vec<_>>() })
+        json!({ "keys": self.access.list().iter().map(|key| self.view_of(key)).collect::<Vec<_>>() })
     }
 
     /// One virtual key, without its secret.
@@ -187,7 +224,16 @@ impl Gateway {
     /// # Errors
     /// 404.
     pub fn key_view(&self, id: &str) -> Result<Value, ApiError> {
-        self.access.by_id(id).map(|e| e.key.to_view()).ok_or_else(|| no_key(id))
+        self.access.by_id(id).map(|e| self.view_of(&e.key)).ok_or_else(|| no_key(id))
+    }
+
+    /// A key with how its budget stands.
+    fn view_of(&self, key: &VirtualKey) -> Value {
+        let mut shown = key.to_view();
+        if let (Some(map), Some((entry, figures))) = (shown.as_object_mut(), self.budgets.of_key(&key.id)) {
+            map.insert("budget".into(), budgets::view(&entry, &figures));
+        }
+        shown
     }
 
     /// Revokes a virtual key at once and for good.
@@ -242,7 +288,9 @@ fn spell_out(chaos: &Chaos, cell: &EndpointCell, seen: &Observed) -> Value {
         },
         "limits": {
             "rpm": limit(gate.rpm), "tpm": limit(gate.tpm),
-            "concurrency": { "limit": gate.concurrency.0, "in_use": gate.concurrency.1 },
+            "concurrency": {
+                "limit": gate.concurrency.0, "in_use": gate.concurrency.1, "configured": gate.configured_concurrency,
+            },
             "learnt_rpm": gate.learnt_rpm,
         },
         "paused": gate.paused.map(|(reason, until)| json!({ "reason": reason.as_str(), "until": at(until) })),

@@ -74,6 +74,22 @@ pub struct Decision {
     /// Best first.
     pub candidates: Vec<DecisionCandidate>,
     pub removed: Vec<DecisionRemoved>,
+    /// The budgets that apply, as they stand when an explanation is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<DecisionBudget>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DecisionBudget {
+    pub budget: Arc<str>,
+    pub mode: String,
+    /// Neither spent nor reserved.
+    pub left_usd: f64,
+    /// RFC 3339; none: it is never full again.
+    pub period_end: Option<String>,
+    /// The candidate that it applies to, where not to all of them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub endpoint: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,6 +193,19 @@ pub enum Step {
         ms: f64,
         why: Cow<'static, str>,
     },
+    /// What a budget did: `reserved`, `lowered` (the answer's length), `waited` or `refused`.
+    Budget {
+        at_ms: f64,
+        what: Cow<'static, str>,
+        budget: Arc<str>,
+        endpoint: Arc<str>,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        usd: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        max_tokens: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        ms: Option<f64>,
+    },
     /// Stood in line for a place at a candidate.
     Queued {
         at_ms: f64,
@@ -203,6 +232,19 @@ pub enum Step {
     NotHedged {
         at_ms: f64,
         after_ms: f64,
+        why: Cow<'static, str>,
+    },
+    /// A stream broke off, and another endpoint went on with its text.
+    Recovered {
+        at_ms: f64,
+        from: Arc<str>,
+        endpoint: Arc<str>,
+        /// Characters that had been delivered.
+        at_chars: usize,
+    },
+    /// A stream broke off, and nobody could go on with it.
+    NotRecovered {
+        at_ms: f64,
         why: Cow<'static, str>,
     },
     /// The fleet's retry budget allowed no further attempt.
@@ -241,6 +283,7 @@ impl Decision {
             prompt_tokens_estimate: prompt_tokens,
             candidates: candidates.collect(),
             removed: removed.map(|r| DecisionRemoved { endpoint: name(r.index), reason: r.why.to_string() }).collect(),
+            budgets: Vec::new(),
         }
     }
 }
@@ -296,7 +339,8 @@ impl Kept {
     /// Whether the record is worth its place in the store: something else happened than one attempt that answered.
     #[must_use]
     pub fn is_remarkable(&self) -> bool {
-        self.outcome != "success" || self.steps.len() != 1
+        let usual = |step: &Step| matches!(step, Step::Budget { what, .. } if what == "reserved");
+        self.outcome != "success" || self.steps.iter().filter(|step| !usual(step)).count() != 1
     }
 }
 

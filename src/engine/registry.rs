@@ -70,7 +70,7 @@ pub fn make_cell(id: u32, endpoint: Arc<EndpointConfig>, checkpoint: Option<&[u8
         let read = serde_json::from_slice::<HealthCheckpoint>(bytes);
         read.inspect_err(|e| tracing::error!(endpoint = &*endpoint.name, error = %e, "checkpoint cannot be read")).ok()
     });
-    let (health, mut gate) = match restored {
+    let (mut health, mut gate) = match restored {
         Some(from) => (
             EndpointHealth::restore(settings, &from, now, wall),
             Gate::restore(&endpoint.limits, &from.gate, now, wall),
@@ -79,6 +79,8 @@ pub fn make_cell(id: u32, endpoint: Arc<EndpointConfig>, checkpoint: Option<&[u8
     };
     // Shut from the first moment: a request may come before the actor has started.
     gate.set_door(health.breaker().door(now));
+    health.adapt(&endpoint.limits);
+    gate.set_concurrency(health.concurrency());
     EndpointCell::new(id, endpoint, gate, health, now)
 }
 
@@ -115,7 +117,7 @@ impl Gateway {
     ///
     /// # Errors
     /// What is wrong with it, or that the name is taken.
-    pub async fn register_endpoint(&self, mut json: Value) -> Result<Arc<EndpointCell>, ApiError> {
+    pub async fn register_endpoint(self: &Arc<Self>, mut json: Value) -> Result<Arc<EndpointCell>, ApiError> {
         let invalid = |m: String| ApiError::new(Code::InvalidRequest, m);
         let name = match json.as_object_mut().and_then(|o| o.remove("name")) {
             Some(Value::String(name)) => name,
@@ -138,6 +140,7 @@ impl Gateway {
         cells.push(Arc::clone(&cell));
         self.board.set(cells, &self.config().routes);
         self.supervisor.do_send(Adopt(Arc::clone(&cell)));
+        self.refresh_budgets().await;
         self.audit("register", &name, "").await?;
         Ok(cell)
     }
@@ -168,12 +171,13 @@ impl Gateway {
     ///
     /// # Errors
     /// There is no such endpoint, or it could not be remembered.
-    pub async fn remove_endpoint(&self, name: &str) -> Result<(), ApiError> {
+    pub async fn remove_endpoint(self: &Arc<Self>, name: &str) -> Result<(), ApiError> {
         let cell = self.cell(name)?;
         self.remember(name, &Change::Removed).await?;
         self.retire(&cell);
         let cells = self.board.topology().cells.iter().filter(|c| c.id != cell.id).cloned().collect();
         self.board.set(cells, &self.config().routes);
+        self.refresh_budgets().await;
         self.end_chaos(|t| t.is_on(&cell).then_some(EndedBy::EndpointRemoved)).await;
         self.audit("remove", name, "").await
     }

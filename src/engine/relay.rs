@@ -1,21 +1,27 @@
 //! Relaying a stream. Its head is held until the first content event, so that a stream that fails before it can still be replaced
-//! unseen; after it the text is out, and a failure is told as an error event, never as an end.
+//! unseen; after it the text is out, and a failure is told as an error event, never as an end, unless the route has another endpoint
+//! go on with the text ([`Resume`]).
 //!
-//! Events leave with the bytes they came as, when they came; those that came together leave together. Only the usage chunk that
-//! Breakwater itself asked for is taken out again, and one comment with the cost goes in where it was.
+//! What becomes of the bytes is [`Flow`]'s; here are the sockets, the clock and the attempt.
+
+mod resume;
 
 use crate::clock;
 use crate::dialects::fault;
-use crate::dialects::openai::answer::Chunk;
-use crate::dialects::sse::Decoder;
+use crate::dialects::openai::answer::{Chunk, Wrong};
+use crate::dialects::openai::flow::{Flow, Watcher};
 use crate::dialects::upstream::{CallError, next_chunk};
 use crate::domain::outcome::Outcome;
 use crate::domain::time::Ts;
 use crate::engine::attempt::Attempt;
+use crate::engine::context::RequestContext;
+use crate::engine::course::Recovery;
 use crate::engine::error::{ApiError, Code};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use reqwest::Response;
+use resume::Resume;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
@@ -24,8 +30,11 @@ const HEAD_EVENTS: usize = 64;
 const HEAD_BYTES: usize = 256 << 10;
 /// A silent upstream gets its client a comment this often, so that nothing between them gives up.
 const PING_EVERY: Duration = Duration::from_secs(15);
+const PING: Bytes = Bytes::from_static(b": ping\n\n");
 /// Events that came together are joined up to this many bytes.
 const JOINED: usize = 64 << 10;
+/// An event that takes less than this is no crawl, however fast the endpoint is: packets get lost and are sent again.
+const SHORTEST_CRAWL: Duration = Duration::from_secs(1);
 /// After the last event: how long to wait for the body's proper end, which lets the connection be used again.
 const TAIL_WAIT: Duration = Duration::from_millis(100);
 
@@ -36,27 +45,24 @@ pub struct HeadFailure {
     pub message: String,
 }
 
-#[derive(Debug)]
 enum Phase {
     Reading,
-    /// The upstream's stream has ended properly; its last event waits.
-    Done(Bytes),
+    /// The stream broke off; another endpoint is asked to go on with it.
+    Recovering(Box<Resume>),
     Tail,
     Ended,
 }
 
 pub struct Relay {
     attempt: Option<Attempt>,
-    response: Response,
-    decoder: Decoder,
-    ready: BytesMut,
+    /// `None` once the stream broke off.
+    response: Option<Response>,
+    flow: Flow,
     phase: Phase,
-    wants_usage: bool,
-    events: usize,
-    committed: bool,
-    /// A choice has ended: an upstream that closes now has said all.
-    finished: bool,
-    comment_sent: bool,
+    /// Who goes on with the text if the stream breaks off; `None`: nobody.
+    recovery: Option<Box<Recovery>>,
+    /// Bytes were handed over and nobody has come for more yet.
+    handed: bool,
     idle: Duration,
     last_bytes: Ts,
     last_ping: Ts,
@@ -75,6 +81,8 @@ pub struct Bounds {
     pub idle: Duration,
     pub until: Ts,
     pub is_callers_deadline: bool,
+    /// Whether somebody else is left to ask while nothing has been passed on.
+    pub has_others: bool,
 }
 
 impl Relay {
@@ -85,7 +93,7 @@ impl Relay {
     pub async fn open(
         attempt: Attempt,
         response: Response,
-        wants_usage: bool,
+        flow: Flow,
         bounds: Bounds,
         head_until: Ts,
     ) -> Result<Self, Box<HeadFailure>> {
@@ -93,15 +101,11 @@ impl Relay {
         let stopped = Box::pin(attempt.context().worker.gateway.stopped());
         let mut relay = Self {
             attempt: Some(attempt),
-            response,
-            decoder: Decoder::default(),
-            ready: BytesMut::new(),
+            response: Some(response),
+            flow,
             phase: Phase::Reading,
-            wants_usage,
-            events: 0,
-            committed: false,
-            finished: false,
-            comment_sent: false,
+            recovery: None,
+            handed: false,
             idle: bounds.idle,
             last_bytes: now,
             last_ping: now,
@@ -110,11 +114,8 @@ impl Relay {
             until: bounds.until,
             is_callers_deadline: bounds.is_callers_deadline,
         };
-        match relay.hold_head(head_until).await {
-            Ok(()) => {
-                relay.committed = true;
-                Ok(relay)
-            }
+        match relay.hold_head(head_until, bounds.has_others).await {
+            Ok(()) => Ok(relay),
             Err(e) => match relay.attempt.take() {
                 Some(attempt) => Err(Box::new(HeadFailure { attempt, outcome: e.outcome, message: e.message })),
                 // The attempt is only taken where the stream ends, which holding the head never does.
@@ -123,107 +124,97 @@ impl Relay {
         }
     }
 
-    async fn hold_head(&mut self, head_until: Ts) -> Result<(), CallError> {
+    /// From here on a stream that breaks off is gone on with.
+    pub fn recover_by(&mut self, recovery: Recovery) {
+        self.recovery = Some(Box::new(recovery));
+    }
+
+    async fn hold_head(&mut self, head_until: Ts, has_others: bool) -> Result<(), CallError> {
+        let protocol = |message: &str| CallError { outcome: Outcome::Protocol, message: message.into() };
         let late = |message: &str| CallError { outcome: Outcome::FirstByteTimeout, message: message.into() };
+        // The event that has begun to come, by its number, and until when it must be there if it is not to be called crawling.
+        let mut begun: Option<(usize, Ts)> = None;
         loop {
-            self.take_events()?;
-            let has_content = self.attempt.as_ref().is_some_and(|a| a.seen.first_content.is_some());
-            if has_content || self.events >= HEAD_EVENTS || self.ready.len() >= HEAD_BYTES {
+            let flow = &self.flow;
+            if flow.has_content() || flow.events() >= HEAD_EVENTS || flow.ready_bytes() >= HEAD_BYTES {
                 return Ok(());
             }
-            if matches!(self.phase, Phase::Done(_)) {
-                return Err(CallError {
-                    outcome: Outcome::Protocol,
-                    message: "the stream ended without content".into(),
-                });
+            if flow.has_ended() {
+                return Err(protocol("the stream ended without content"));
             }
-            let left = head_until.since(clock::now()).min(self.idle);
-            match tokio::time::timeout(left, next_chunk(&mut self.response)).await {
+            if !flow.is_mid_event() {
+                begun = None;
+            } else if has_others && begun.is_none_or(|(number, _)| number != flow.events()) {
+                begun = self.slowest_event().map(|limit| (flow.events(), self.last_bytes.plus(limit)));
+            }
+            let now = clock::now();
+            let crawl = begun.map(|(_, by)| by.since(now));
+            let left = head_until.since(now).min(self.idle);
+            match tokio::time::timeout(crawl.map_or(left, |crawl| crawl.min(left)), read(&mut self.response)).await {
+                Err(_) if crawl.is_some_and(|crawl| crawl <= left) => {
+                    return Err(late(
+                        "the stream crawls: a token takes ten times as long as in the endpoint's slowest",
+                    ));
+                }
                 Err(_) => return Err(late("no content in time")),
                 Ok(Err(e)) => return Err(e),
                 Ok(Ok(Some(bytes))) => {
-                    self.last_bytes = clock::now();
-                    self.decoder.push(&bytes);
+                    self.feed(&bytes).map_err(|e| CallError { outcome: e.outcome, message: e.message })?;
                 }
-                Ok(Ok(None)) => {
-                    let message = "the stream ended before its first content".into();
-                    return Err(CallError { outcome: Outcome::Protocol, message });
-                }
+                Ok(Ok(None)) => return Err(protocol("the stream ended before its first content")),
             }
         }
     }
 
-    /// Moves whole events from the decoder to `ready`.
-    fn take_events(&mut self) -> Result<(), CallError> {
-        let too_large = |_| CallError { outcome: Outcome::Protocol, message: "an event is over 16 MiB".into() };
-        while let Some(event) = self.decoder.next_event().map_err(too_large)? {
-            self.events += 1;
-            let Some(data) = &event.data else {
-                self.ready.extend_from_slice(&event.raw);
-                continue;
-            };
-            if data.trim_ascii() == b"[DONE]" {
-                self.phase = Phase::Done(event.raw);
-                return Ok(());
-            }
-            let chunk = Chunk::read(data).map_err(|e| CallError { outcome: e.outcome, message: e.message })?;
-            self.finished |= chunk.finished;
-            if let Some(attempt) = &mut self.attempt {
-                let seen = &mut attempt.seen;
-                seen.report(chunk.usage);
-                chunk.text.each().for_each(|piece| seen.text.feed(piece));
-                if chunk.has_content && seen.first_content.is_none() {
-                    seen.first_content = Some(clock::now());
-                }
-            }
-            if chunk.is_usage_only && chunk.usage.is_some() {
-                let comment = self.comment();
-                self.ready.extend_from_slice(comment.as_bytes());
-                self.ready.extend_from_slice(if self.wants_usage { &event.raw } else { b"\n" });
-            } else {
-                self.ready.extend_from_slice(&event.raw);
-            }
-        }
-        Ok(())
+    /// How long an event may be on its way: ten times what the slowest hundredth of the endpoint's streams take for a token. An event
+    /// is a token at least, so a stream that needs longer for one has less than a tenth of their rate. The pauses between events say
+    /// nothing: a model may think. `None`: too little is known of the endpoint.
+    fn slowest_event(&self) -> Option<Duration> {
+        let slow = self.attempt.as_ref()?.figures().slow_token_us?;
+        Some(Duration::from_micros(slow.saturating_mul(10)).max(SHORTEST_CRAWL))
     }
 
-    /// The comment line that tells cost and endpoint; empty the second time.
-    fn comment(&mut self) -> String {
-        let Some(attempt) = &self.attempt else { return String::new() };
-        if std::mem::replace(&mut self.comment_sent, true) {
-            return String::new();
-        }
-        let ctx = attempt.context();
-        let cost = attempt.expected_cost().map_or_else(|| "unpriced".to_owned(), |c| (ctx.cost() + c).to_string());
-        format!(": breakwater cost_usd={cost} endpoint={} attempts={}\n", attempt.config.name, ctx.attempts())
+    /// Takes bytes in, and notes what was seen.
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), Wrong> {
+        self.last_bytes = clock::now();
+        let Self { flow, attempt, .. } = self;
+        flow.push(bytes, &mut Eye(attempt.as_mut()))
     }
 
     /// The next bytes for the client; `None` at the end. Dropping the relay cancels the upstream.
     pub async fn next(&mut self) -> Option<Bytes> {
+        self.handed = false;
+        let next = self.find_next().await;
+        self.handed = next.is_some();
+        next
+    }
+
+    async fn find_next(&mut self) -> Option<Bytes> {
         loop {
-            if !self.ready.is_empty() {
-                return Some(self.ready.split().freeze());
+            if let Some(ready) = self.flow.take_ready() {
+                return Some(ready);
             }
             match std::mem::replace(&mut self.phase, Phase::Ended) {
                 Phase::Reading => {
+                    let Self { flow, attempt, .. } = self;
+                    if flow.finish(&mut Eye(attempt.as_mut())) {
+                        self.succeed().await;
+                        self.phase = Phase::Tail;
+                        continue;
+                    }
                     self.phase = Phase::Reading;
                     if let Some(ping) = self.pull().await {
                         return Some(ping);
                     }
                 }
-                Phase::Done(last) => {
-                    let comment = self.comment();
-                    if !comment.is_empty() {
-                        self.ready.extend_from_slice(comment.as_bytes());
-                        self.ready.extend_from_slice(b"\n");
+                Phase::Recovering(resume) => {
+                    if let Some(ping) = self.resume(resume).await {
+                        return Some(ping);
                     }
-                    self.ready.extend_from_slice(&last);
-                    self.succeed().await;
-                    self.phase = Phase::Tail;
                 }
                 Phase::Tail => {
                     // Only the connection's reuse depends on this.
-                    let _ = tokio::time::timeout(TAIL_WAIT, next_chunk(&mut self.response)).await;
+                    let _ = tokio::time::timeout(TAIL_WAIT, read(&mut self.response)).await;
                     return None;
                 }
                 Phase::Ended => return None,
@@ -235,7 +226,7 @@ impl Relay {
     async fn pull(&mut self) -> Option<Bytes> {
         tokio::select! {
             biased;
-            read = next_chunk(&mut self.response) => {
+            read = read(&mut self.response) => {
                 if self.take(read) {
                     self.join_what_is_there().await;
                 }
@@ -252,10 +243,10 @@ impl Relay {
     /// Takes what else has come already. The connection hands over one piece at a time, so it is given its turn after each;
     /// when everybody else has had a turn and nothing came, there is no more.
     async fn join_what_is_there(&mut self) {
-        while matches!(self.phase, Phase::Reading) && self.ready.len() < JOINED {
+        while matches!(self.phase, Phase::Reading) && !self.flow.has_ended() && self.flow.ready_bytes() < JOINED {
             let read = tokio::select! {
                 biased;
-                read = next_chunk(&mut self.response) => read,
+                read = read(&mut self.response) => read,
                 () = tokio::task::yield_now() => return,
             };
             if !self.take(read) {
@@ -267,16 +258,13 @@ impl Relay {
     /// Takes in a read; whether more may follow.
     fn take(&mut self, read: Result<Option<Bytes>, CallError>) -> bool {
         match read {
-            Ok(Some(bytes)) => {
-                self.last_bytes = clock::now();
-                self.decoder.push(&bytes);
-                match self.take_events() {
-                    Ok(()) => return true,
-                    Err(e) => self.fail(Outcome::Partial, &e.message),
-                }
-            }
-            Ok(None) => self.upstream_closed(),
-            Err(e) => self.fail(Outcome::Partial, &e.message),
+            Ok(Some(bytes)) => match self.feed(&bytes) {
+                Ok(()) => return true,
+                Err(e) => self.broke_off(&e.message),
+            },
+            Ok(None) if self.flow.close() => {}
+            Ok(None) => self.broke_off("the upstream's stream was cut"),
+            Err(e) => self.broke_off(&e.message),
         }
         false
     }
@@ -290,7 +278,7 @@ impl Relay {
             return None;
         }
         if now >= silent_until {
-            self.fail(Outcome::Partial, "the upstream fell silent");
+            self.broke_off("the upstream fell silent");
             return None;
         }
         let is_due = now >= self.last_bytes.max(self.last_ping).plus(PING_EVERY);
@@ -299,30 +287,22 @@ impl Relay {
         }
         let ping_at = self.last_bytes.max(self.last_ping).plus(PING_EVERY);
         self.alarm.set(sleep(ping_at.min(silent_until).since(now)));
-        is_due.then(|| Bytes::from_static(b": ping\n\n"))
-    }
-
-    fn upstream_closed(&mut self) {
-        if self.finished && !self.decoder.is_mid_event() {
-            // Said all, but not that it had: clients wait for the marker.
-            self.phase = Phase::Done(Bytes::from_static(b"data: [DONE]\n\n"));
-        } else {
-            self.fail(Outcome::Partial, "the upstream's stream was cut");
-        }
+        is_due.then_some(PING)
     }
 
     fn fail(&mut self, outcome: Outcome, message: &str) {
+        let Some(attempt) = self.attempt.take() else { return };
+        self.tell_failure(attempt.context(), outcome, message);
+        // Not awaited even in `strict`: this row tells of a failure, and its caller is told now.
+        let _ = attempt.settle(outcome, message, None);
+    }
+
+    fn tell_failure(&mut self, ctx: &RequestContext, outcome: Outcome, message: &str) {
         self.phase = Phase::Ended;
         let code = if outcome == Outcome::DeadlineExceeded { Code::DeadlineExceeded } else { Code::UpstreamFailed };
         let error = ApiError::new(code, format!("the answer is incomplete: {message}"));
-        self.ready.extend_from_slice(b"data: ");
-        self.ready.extend_from_slice(&error.to_json());
-        self.ready.extend_from_slice(b"\n\n");
-        if let Some(attempt) = self.attempt.take() {
-            attempt.context().ended(outcome.as_str(), 502);
-            // Not awaited even in `strict`: this row tells of a failure, and its caller is told now.
-            let _ = attempt.settle(outcome, message, None);
-        }
+        self.flow.add(&[b"data: ", &error.to_json(), b"\n\n"]);
+        ctx.ended(outcome.as_str(), 502);
     }
 
     async fn succeed(&mut self) {
@@ -330,6 +310,48 @@ impl Relay {
             attempt.context().ended("success", 200);
             attempt.settle(Outcome::Success, "", None).durable().await;
         }
+    }
+}
+
+/// A stream that is given up: the client went away, or stopped reading until its connection was closed.
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let Some(attempt) = self.attempt.take() else { return };
+        let ctx = Rc::clone(attempt.context());
+        let limit = ctx.worker.gateway.config().server.write_stall;
+        // The kernel's time begins when the client's window closes; its own buffer goes on filling after that.
+        let is_unread = self.handed && limit.is_some_and(|limit| clock::now().since(self.last_bytes) >= limit / 2);
+        ctx.cancel(attempt, if is_unread { "the client stopped reading" } else { ctx.why_cancelled() });
+    }
+}
+
+async fn read(response: &mut Option<Response>) -> Result<Option<Bytes>, CallError> {
+    match response {
+        Some(response) => next_chunk(response).await,
+        None => Ok(None),
+    }
+}
+
+/// Notes for the attempt what passes by.
+struct Eye<'a>(Option<&'a mut Attempt>);
+
+impl Watcher for Eye<'_> {
+    fn saw(&mut self, chunk: &Chunk<'_>) {
+        let Some(attempt) = &mut self.0 else { return };
+        let seen = &mut attempt.seen;
+        seen.report(chunk.usage);
+        chunk.text.each().for_each(|piece| seen.text.feed(piece));
+        if chunk.has_content && seen.first_content.is_none() {
+            seen.first_content = Some(clock::now());
+        }
+    }
+
+    /// The comment line that tells cost and endpoint.
+    fn comment(&mut self) -> String {
+        let Some(attempt) = &self.0 else { return String::new() };
+        let ctx = attempt.context();
+        let cost = attempt.expected_cost().map_or_else(|| "unpriced".to_owned(), |c| (ctx.cost() + c).to_string());
+        format!(": breakwater cost_usd={cost} endpoint={} attempts={}\n", attempt.config.name, ctx.attempts())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The ledger's sums and exports for operators. The store is only touched on blocking threads.
+//! The ledger's sums for operators. The store is only touched on blocking threads.
 
 use crate::config;
 use crate::config::model::EndpointConfig;
@@ -11,26 +11,22 @@ use crate::domain::sums::{GroupBy, TimeRange};
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Gateway;
 use crate::store::StoreError;
-use crate::store::stream::{ExportShape, ExportStream};
-use bytes::Bytes;
+use crate::store::stream::ExportShape;
 use serde_json::Value;
 use std::sync::Arc;
-use tokio::sync::mpsc;
 
-/// Chunks of an export that may wait for a slow reader.
-const CHUNKS: usize = 4;
-const CHUNK_BYTES: usize = 64 << 10;
-const ROWS_A_LOOK: u64 = 64;
-
-/// An export under way: its chunks, and what they are.
-pub struct Export {
-    pub content_type: &'static str,
-    /// An error ends it before its end.
-    pub chunks: mpsc::Receiver<Result<Bytes, String>>,
+pub(super) fn failed(e: impl std::fmt::Display) -> ApiError {
+    ApiError::new(Code::LedgerUnavailable, format!("the ledger cannot be read: {e}"))
 }
 
-fn failed(e: impl std::fmt::Display) -> ApiError {
-    ApiError::new(Code::LedgerUnavailable, format!("the ledger cannot be read: {e}"))
+/// What the store has to say; rows that retention has removed are the question's fault.
+pub(super) fn unread(e: StoreError) -> ApiError {
+    match &e {
+        StoreError::Removed { before, .. } => {
+            invalid("from")(format!("{e}: ask for whole hours, or from {} on", before.to_rfc3339()))
+        }
+        _ => failed(e),
+    }
 }
 
 fn invalid(param: &str) -> impl Fn(String) -> ApiError + '_ {
@@ -72,7 +68,8 @@ pub fn prices(endpoints: &[Arc<EndpointConfig>]) -> Prices {
 /// # Errors
 /// What is allowed.
 pub fn shape(format: &str, compression: Option<&str>) -> Result<ExportShape, ApiError> {
-    ExportShape::parse(format, compression).map_err(invalid("format"))
+    ExportShape::parse(format, None).map_err(invalid("format"))?;
+    ExportShape::parse(format, compression).map_err(invalid("compress"))
 }
 
 /// Reads a condition on a tag.
@@ -91,7 +88,7 @@ impl Gateway {
     pub async fn report(&self, range: TimeRange, group_by: GroupBy) -> Result<Report, ApiError> {
         let reader = self.ledger.reader();
         let work = move || reader.sums(range, &group_by).map(|rows| Report::new(&group_by, rows));
-        tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(failed)
+        tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(unread)
     }
 
     /// What the same tokens would have cost on a baseline, over a time range. Reads its rows.
@@ -126,54 +123,13 @@ impl Gateway {
     ) -> Result<T, ApiError> {
         let reader = self.ledger.reader();
         let work = move || {
+            reader.has_rows_of(range)?;
             for row in reader.rows(range)? {
                 count(&mut account, &row?.entry);
             }
             Ok::<T, StoreError>(account)
         };
-        tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(failed)
-    }
-
-    /// Starts an export of the wanted rows of a time range.
-    ///
-    /// # Errors
-    /// 503 with the store's reason.
-    pub fn export(&self, range: TimeRange, filter: RowFilter, shape: ExportShape) -> Result<Export, ApiError> {
-        let rows = self.ledger.reader().rows(range).map_err(failed)?;
-        let mut stream = ExportStream::new(shape).map_err(failed)?;
-        let (send, chunks) = mpsc::channel(CHUNKS);
-        tokio::task::spawn_blocking(move || {
-            let mut ready = Vec::with_capacity(CHUNK_BYTES);
-            // Looking for bytes after each row would cost more than the row.
-            for (count, row) in (1_u64..).zip(rows) {
-                let made = row.map_err(|e| e.to_string()).and_then(|row| {
-                    if filter.wants(&row.entry) {
-                        stream.row(&row).map_err(|e| e.to_string())?;
-                    }
-                    if count.is_multiple_of(ROWS_A_LOOK) {
-                        ready.extend(stream.ready().map_err(|e| e.to_string())?);
-                    }
-                    Ok(())
-                });
-                if let Err(e) = made {
-                    let _ = send.blocking_send(Err(e));
-                    return;
-                }
-                // A reader that went away ends the export.
-                if ready.len() >= CHUNK_BYTES && send.blocking_send(Ok(std::mem::take(&mut ready).into())).is_err() {
-                    return;
-                }
-            }
-            ready.extend(match stream.finish() {
-                Ok(last) => last,
-                Err(e) => {
-                    let _ = send.blocking_send(Err(e.to_string()));
-                    return;
-                }
-            });
-            let _ = send.blocking_send(Ok(ready.into()));
-        });
-        Ok(Export { content_type: shape.content_type(), chunks })
+        tokio::task::spawn_blocking(work).await.map_err(failed)?.map_err(unread)
     }
 
     /// The newest entries of the audit log.

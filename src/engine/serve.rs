@@ -1,5 +1,6 @@
 //! One request from its bytes to its answer.
 
+use crate::actors::messages::{Candidate, Plan};
 use crate::clock;
 use crate::config::model::Config;
 use crate::domain::ids::RequestId;
@@ -10,6 +11,7 @@ use crate::engine::course::Course;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Worker;
 use crate::engine::hints::Hints;
+use crate::engine::hold::Cap;
 use crate::engine::relay::Relay;
 use crate::engine::understand::understand;
 use bytes::Bytes;
@@ -33,6 +35,8 @@ pub struct Head {
     pub elapsed: Duration,
     pub cost_usd: String,
     pub cost_state: CostState,
+    /// Because of a hard budget.
+    pub max_tokens: Option<Cap>,
 }
 
 /// No answer, and for which request.
@@ -65,26 +69,38 @@ pub async fn chat(
     caller.admit(started, understood.prompt_tokens + understood.completion_tokens)?;
     gateway.retry_budget.lock().deposit(started);
     let id = understood.hints.request_id.clone().unwrap_or_else(|| RequestId::mint(clock::wall(), fastrand::u128(..)));
+    let tags = gateway.budgets.firm(understood.hints.tags_over(caller.tags()), caller.tags());
+    // In this order: what is newer than the version says is found again at the end.
+    let budgets_version = gateway.budgets.version();
+    let budgets = gateway.budgets.applied(&caller.key_id(), &understood.route.name, &tags);
+    let over_soft_budget = budgets.as_ref().is_some_and(|a| gateway.budgets.is_exceeded(a.entries.iter()));
     let ctx = RequestContext::new(Opening {
         worker: Rc::clone(worker),
         id: id.clone(),
         route: Arc::clone(&understood.route.name),
-        tags: understood.hints.tags_over(caller.tags()),
+        tags,
         caller,
         stream: understood.request.stream,
         prompt_tokens: understood.prompt_tokens,
         started,
+        budgets,
+        budgets_version,
+        over_soft_budget,
         entered,
     });
-    let plan = match understood.plan(worker, Arc::clone(config), started).await {
-        Ok(plan) => Arc::new(plan),
+    let plan = match understood.plan(worker, Arc::clone(config), &ctx).await {
+        Ok(mut plan) => {
+            spare_exceeded(&ctx, &mut plan);
+            Arc::new(plan)
+        }
         Err(error) => {
             ctx.ended(error.code.as_str(), error.code.status());
             return Err(Failure { request_id: Some(id), error });
         }
     };
     ctx.decided(Arc::clone(&plan));
-    let course = Course::new(&ctx, &understood, plan, config.server.deadline);
+    let kept = (understood.route.recover && understood.request.stream).then(|| body.clone());
+    let course = Course::new(&ctx, &understood, plan, config.server.deadline, kept);
     let result = tokio::select! {
         biased;
         result = course.run() => result,
@@ -95,4 +111,17 @@ pub async fn chat(
         ctx.ended(error.code.as_str(), error.code.status());
         Failure { request_id: Some(id), error }
     })
+}
+
+/// Endpoints whose own soft budget is exceeded come after the others.
+fn spare_exceeded(ctx: &RequestContext, plan: &mut Plan) {
+    let Some(applied) = &ctx.budgets else { return };
+    let Plan { route, candidates, .. } = plan;
+    let exceeded = |c: &Candidate| {
+        route
+            .cells
+            .get(c.index)
+            .is_some_and(|cell| ctx.worker.gateway.budgets.endpoint_is_exceeded(applied, &cell.name))
+    };
+    candidates.sort_by_cached_key(exceeded);
 }

@@ -13,6 +13,7 @@ use crate::domain::time::Ts;
 use crate::domain::tokens::encoding::Encoding;
 use crate::engine::access::Caller;
 use crate::engine::attempt::Seen;
+use crate::engine::context::RequestContext;
 use crate::engine::count;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Worker;
@@ -42,7 +43,10 @@ pub struct Understood<'a> {
     pub prompt_tokens: u64,
     /// Expected at most.
     pub completion_tokens: u64,
-    complexity: Option<Classified>,
+    /// What is added to the prompt at most, where a broken stream is gone on with.
+    pub added_tokens: u64,
+    /// Judged where the strategy asks for it.
+    pub complexity: Option<Classified>,
 }
 
 /// Understands a request body; `hints` are those of its headers.
@@ -77,7 +81,7 @@ pub fn understand<'a>(
     let completion_tokens = request.max_tokens.unwrap_or(DEFAULT_COMPLETION).min(1 << 20) * request.n;
     let is_intelligent = hints.strategy.unwrap_or(route.strategy) == StrategyKind::Intelligent;
     let complexity = is_intelligent.then(|| judge(&request, &config.intelligent));
-    Ok(Understood { request, hints, route, prompt_tokens, completion_tokens, complexity })
+    Ok(Understood { request, hints, route, prompt_tokens, completion_tokens, added_tokens: 0, complexity })
 }
 
 /// About as many tokens as the prompt is: its texts by their estimate, 4 more for each message, and by flat rates what is no plain
@@ -136,7 +140,7 @@ impl Understood<'_> {
     /// requests that need it only.
     #[must_use]
     pub fn prompt_tokens_ceiling(&self) -> u64 {
-        self.request.token_ceiling().max(self.prompt_tokens)
+        self.request.token_ceiling().max(self.prompt_tokens) + self.added_tokens
     }
 
     /// What a Coordinator is asked.
@@ -151,6 +155,7 @@ impl Understood<'_> {
             hints: self.hints.routing,
             no_fallback: self.hints.no_fallback,
             complexity: self.complexity,
+            hard_budget: None,
             wish: Wish::of(self.request.stream, self.hints.deadline, self.hints.ttft, self.route.slo),
             config,
             look_only: false,
@@ -161,17 +166,31 @@ impl Understood<'_> {
     ///
     /// # Errors
     /// 500 when it is gone.
-    pub async fn plan(&self, worker: &Rc<Worker>, config: Arc<Config>, now: Ts) -> Result<Plan, ApiError> {
-        ask(worker, self.plan_request(config, now)).await
+    pub async fn plan(&self, worker: &Rc<Worker>, config: Arc<Config>, ctx: &RequestContext) -> Result<Plan, ApiError> {
+        let mut request = self.plan_request(config, ctx.started);
+        if let Some(applied) = &ctx.budgets {
+            request.hard_budget = applied.hard();
+            if ctx.over_soft_budget {
+                request.strategy = Some(StrategyKind::CostBased);
+            }
+        }
+        ask(worker, request).await
     }
 
     /// The plan that [`Self::plan`] would give now, without anybody's turn being used up.
     ///
     /// # Errors
     /// 500 when the Coordinator is gone.
-    pub async fn look(&self, worker: &Rc<Worker>, now: Ts) -> Result<Plan, ApiError> {
+    pub async fn look(
+        &self,
+        worker: &Rc<Worker>,
+        now: Ts,
+        hard_budget: Option<Arc<str>>,
+        over_soft_budget: bool,
+    ) -> Result<Plan, ApiError> {
         let request = self.plan_request(worker.gateway.config(), now);
-        ask(worker, PlanRequest { look_only: true, ..request }).await
+        let strategy = if over_soft_budget { Some(StrategyKind::CostBased) } else { request.strategy };
+        ask(worker, PlanRequest { look_only: true, hard_budget, strategy, ..request }).await
     }
 }
 

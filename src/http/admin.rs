@@ -34,6 +34,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/admin/decisions/{id}").route(web::get().to(decision)))
         .service(at("/admin/keys").route(web::get().to(keys)).route(web::post().to(create_key)))
         .service(at("/admin/keys/{id}").route(web::get().to(key)).route(web::delete().to(revoke_key)))
+        .service(at("/admin/budgets").route(web::get().to(budgets)))
         .service(at("/admin/reload").route(web::post().to(reload)))
         .service(at("/admin/audit").route(web::get().to(audit)))
         .service(at("/admin/events").route(web::get().to(events)))
@@ -180,6 +181,10 @@ async fn create_key(request: HttpRequest, payload: Payload, worker: OfWorker) ->
 
 async fn revoke_key(request: HttpRequest, id: web::Path<String>, worker: OfWorker) -> HttpResponse {
     answered(&worker, &request, 200, async |g| g.revoke_key(&id).await).await
+}
+
+async fn budgets(request: HttpRequest, worker: OfWorker) -> HttpResponse {
+    answered(&worker, &request, 200, async |g| Ok(g.budget_views())).await
 }
 
 async fn reload(request: HttpRequest, worker: OfWorker) -> HttpResponse {

@@ -23,11 +23,14 @@ pub async fn ready(worker: web::Data<Rc<Worker>>) -> HttpResponse {
         (503, "ledger_failing")
     } else if ledger.failing.is_some() {
         (200, "degraded")
+    } else if ledger.room.low {
+        (200, "disk_low")
     } else {
         (200, "ready")
     };
     let store = json!({
         "failing": ledger.failing, "waiting": ledger.waiting, "durable_seq": ledger.durable_seq, "lost_rows": ledger.lost_rows,
+        "free_bytes": ledger.room.free, "disk_low": ledger.room.low,
     });
     let endpoints = gateway.board.topology().cells.len();
     respond::json(

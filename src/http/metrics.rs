@@ -10,6 +10,7 @@
 //! It keeps nothing and decides nothing; who may read it is decided by whoever calls.
 
 mod admission;
+mod budgets;
 mod chaos;
 mod streams;
 
@@ -54,6 +55,7 @@ struct Scrape {
     refusals: u64,
     retry_budget_spent: u64,
     streams: Streams,
+    money: budgets::Money,
     /// Seconds since 1970.
     started_s: f64,
     ledger: LedgerStatus,
@@ -74,6 +76,7 @@ impl Scrape {
             refusals: read(&counters.refusals),
             retry_budget_spent: read(&counters.retry_budget_spent),
             streams: Streams::of(gateway),
+            money: budgets::Money::of(gateway),
             started_s: gateway.started_at.0 as f64 / 1e6,
             ledger: gateway.ledger.status(),
             cells: gateway.board.topology().cells.clone(),
@@ -105,6 +108,7 @@ impl Scrape {
             self.retry_budget_spent,
         )?;
         self.streams.write(to)?;
+        self.money.write(to)?;
         to.descriptor("process_start_time_seconds", "When the gateway started, Unix time", MetricType::Gauge)?
             .encode_gauge(&self.started_s)
     }
@@ -116,7 +120,13 @@ impl Scrape {
         to.one_counter("ledger_commits", "Groups of rows committed", ledger.commits)?;
         to.one_counter("ledger_lost_rows", "Ledger rows that found the queue full", ledger.lost_rows)?;
         let failing = i64::from(ledger.failing.is_some());
-        to.one_gauge("ledger_failing", "1 while the store cannot be written", failing)
+        to.one_gauge("ledger_failing", "1 while the store cannot be written", failing)?;
+        let low = "1 while the store's disk has less room than store.low_space";
+        to.one_gauge("store_disk_low", low, i64::from(ledger.room.low))?;
+        if let Some(free) = ledger.room.free {
+            to.one_gauge("store_free_bytes", "Room on the store's disk", i64::try_from(free).unwrap_or(i64::MAX))?;
+        }
+        Ok(())
     }
 
     fn write_attempts(&self, to: &mut Families) -> Result {
@@ -156,6 +166,8 @@ impl Scrape {
         }
         self.counters(to, "breaker_transitions", "Changes of the breaker's state", |m| &m.transitions)?;
         self.gauges(to, "endpoint_in_flight", "Attempts under way", |c| i64::from(c.hot.lock().gate.in_flight()))?;
+        let limit = "Attempts that may be under way: as configured, or less where limits.adaptive is on";
+        self.gauges(to, "endpoint_concurrency_limit", limit, |c| i64::from(c.hot.lock().gate.concurrency()))?;
         let domain_open = "1 while the endpoint is shut because its failure domain is open";
         self.gauges(to, "endpoint_domain_open", domain_open, |c| i64::from(c.status.lock().held_by.is_some()))?;
         self.counters(to, "domain_holds", "Times that a failure domain shut the endpoint", |m| &m.holds)?;
@@ -293,7 +305,14 @@ mod tests {
             failovers: 6,
             refusals: 8,
             retry_budget_spent: 9,
-            streams: Streams { hedges: 21, hedges_won: 20, withheld: [22, 23, 24, 25] },
+            streams: Streams {
+                hedges: 21,
+                hedges_won: 20,
+                recovered: 31,
+                not_recovered: 32,
+                withheld: [22, 23, 24, 25, 26],
+            },
+            money: budgets::Money { budgets: vec![("team".into(), 1.5, 8.5)], overruns: 27, unsecured: 28 },
             started_s: 1_795_461_720.25,
             ledger: LedgerStatus {
                 waiting: 11,
@@ -301,6 +320,7 @@ mod tests {
                 lost_rows: 12,
                 commits: 13,
                 failing: Some("no space left on device".into()),
+                room: crate::actors::ledger::Room { free: Some(34), low: true },
             },
             cells,
             injected: vec![("gemini".into(), "status", 17)],
@@ -353,6 +373,7 @@ mod tests {
             "unpriced_attempts_total",
             "breaker_transitions_total",
             "endpoint_in_flight",
+            "endpoint_concurrency_limit",
             "endpoint_domain_open",
             "domain_holds_total",
             "endpoint_waiting",
@@ -381,7 +402,15 @@ mod tests {
             ("retry_budget_spent_total", 9.0),
             ("hedges_total", 21.0),
             ("hedges_won_total", 20.0),
+            ("budget_spent_usd{budget=\"team\"}", 1.5),
+            ("budget_left_usd{budget=\"team\"}", 8.5),
+            ("budget_overruns_total", 27.0),
+            ("budget_unsecured_total", 28.0),
             ("hedges_withheld_total{reason=\"retry_budget_under_half\"}", 23.0),
+            ("streams_recovered_total", 31.0),
+            ("streams_not_recovered_total", 32.0),
+            ("store_disk_low", 1.0),
+            ("store_free_bytes", 34.0),
             ("process_start_time_seconds", 1_795_461_720.25),
             ("ledger_rows_waiting", 11.0),
             ("ledger_durable_seq", 1234.0),

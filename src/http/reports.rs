@@ -20,7 +20,9 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(at("/admin/ledger").route(web::get().to(sums)))
         .service(at("/admin/ledger/savings").route(web::get().to(savings)))
         .service(at("/admin/ledger/resilience").route(web::get().to(resilience)))
-        .service(at("/admin/ledger/export").route(web::get().to(export)));
+        .service(at("/admin/ledger/checkpoints").route(web::get().to(checkpoints)))
+        .service(at("/admin/ledger/export").route(web::get().to(export)))
+        .service(at("/admin/ledger/export/{id}").route(web::get().to(export_checkpoint)));
 }
 
 /// A query string. Which parameters a call takes is the same for all of these.
@@ -64,11 +66,13 @@ fn asked(request: &HttpRequest) -> Result<Asked, ApiError> {
             }
             _ => {
                 let known = "from, to, group_by, format, compress, baseline, model, endpoint, key, outcome, tag";
-                return Err(ApiError::new(Code::InvalidRequest, format!("`{name}` is not one of {known}")));
+                return Err(
+                    ApiError::new(Code::InvalidRequest, format!("`{name}` is not one of {known}")).with_param(&name)
+                );
             }
         };
         if place.replace(value).is_some() {
-            return Err(ApiError::new(Code::InvalidRequest, format!("`{name}` is given twice")));
+            return Err(ApiError::new(Code::InvalidRequest, format!("`{name}` is given twice")).with_param(&name));
         }
     }
     Ok(asked)
@@ -136,8 +140,22 @@ async fn export(request: HttpRequest, worker: OfWorker) -> HttpResponse {
                 let next = chunks.recv().await?;
                 Some((next.map_err(std::io::Error::other), chunks))
             });
-            HttpResponse::Ok().content_type(export.content_type).streaming(chunks)
+            let mut answer = HttpResponse::Ok();
+            answer
+                .insert_header(("x-breakwater-export-id", export.id))
+                .content_type(export.content_type)
+                .streaming(chunks)
         }
         Err(error) => respond::error(&error, None),
     }
+}
+
+/// The signed checkpoint of a finished export.
+async fn export_checkpoint(request: HttpRequest, id: web::Path<String>, worker: OfWorker) -> HttpResponse {
+    admin::answered(&worker, &request, 200, async |g| g.export_checkpoint(&id)).await
+}
+
+/// What the ledger has signed.
+async fn checkpoints(request: HttpRequest, worker: OfWorker) -> HttpResponse {
+    admin::answered(&worker, &request, 200, async |g| g.signed_record().await).await
 }

@@ -42,6 +42,10 @@ pub fn error(error: &ApiError, id: Option<&RequestId>) -> HttpResponse {
         let seconds = after.as_millis().div_ceil(1000).max(1);
         builder.insert_header((RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX))));
     }
+    if error.code == Code::BudgetExceeded {
+        // The vendors' SDKs ask again after a 429 unless they are told not to.
+        builder.insert_header(("x-should-retry", "false"));
+    }
     if error.code == Code::InvalidApiKey {
         builder.insert_header(("www-authenticate", "Bearer"));
     }
@@ -56,6 +60,9 @@ const LATENCY_MS: HeaderName = HeaderName::from_static("x-breakwater-latency-ms"
 const COST_USD: HeaderName = HeaderName::from_static("x-breakwater-cost-usd");
 const COST_STATE: HeaderName = HeaderName::from_static("x-breakwater-cost-state");
 
+const MAX_TOKENS: HeaderName = HeaderName::from_static("x-breakwater-max-tokens");
+const MAX_TOKENS_LOWERED: HeaderName = HeaderName::from_static("x-breakwater-max-tokens-lowered");
+
 /// The headers of an answer from an endpoint; a stream's cost is not known yet.
 pub fn headed(code: u16, head: &Head, is_stream: bool) -> HttpResponseBuilder {
     let mut builder = HttpResponse::build(status(code));
@@ -64,6 +71,12 @@ pub fn headed(code: u16, head: &Head, is_stream: bool) -> HttpResponseBuilder {
     builder.insert_header((MODEL, header(&head.model)));
     builder.insert_header((ATTEMPTS, HeaderValue::from(head.attempts)));
     builder.insert_header((LATENCY_MS, HeaderValue::from(u64::try_from(head.elapsed.as_millis()).unwrap_or(u64::MAX))));
+    if let Some(cap) = head.max_tokens {
+        builder.insert_header((MAX_TOKENS, HeaderValue::from(cap.tokens)));
+        if cap.lowered {
+            builder.insert_header((MAX_TOKENS_LOWERED, HeaderValue::from(cap.tokens)));
+        }
+    }
     if !is_stream {
         if head.cost_state != crate::engine::context::CostState::Unpriced {
             builder.insert_header((COST_USD, header(&head.cost_usd)));

@@ -1,6 +1,6 @@
 //! A cell of the rollups as bytes: what its rows agree in, and their figures.
 //!
-//! A cell's key is its grain (hour or day), the hour's or day's number, and a hash of what its rows agree in. Adding cells up is the
+//! A cell's key is its grain, the hour's or day's number, and a hash of what its rows agree in. Adding cells up is the
 //! whole work of a sum, so a stored cell is read in place: [`CellView`] borrows its texts and adds its figures where they belong.
 
 use crate::domain::histogram::LogHistogram;
@@ -22,6 +22,8 @@ const CELLS_A_READ: usize = 512;
 pub(super) enum Grain {
     Hour,
     Day,
+    /// An hour, by endpoint, model and route alone.
+    Brief,
 }
 
 impl Grain {
@@ -29,6 +31,7 @@ impl Grain {
         match self {
             Self::Hour => b'r',
             Self::Day => b's',
+            Self::Brief => b'u',
         }
     }
 
@@ -238,6 +241,13 @@ pub(super) fn each(state: &Shelf, grain: Grain, (first, last): (u32, u32), each:
             }
         }
     }
+}
+
+/// Removes an hour's or a day's stored cells.
+pub(super) fn remove(state: &Shelf, grain: Grain, number: u32, batch: &mut sled::Batch) -> Result<(), StoreError> {
+    let cells = state.read(|db| db.scan_prefix(grain.prefix(number)).collect::<sled::Result<Vec<_>>>())?;
+    cells.iter().for_each(|(key, value)| codec::remove(batch, key, value));
+    Ok(())
 }
 
 pub(super) fn damaged() -> StoreError {

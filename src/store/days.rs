@@ -75,8 +75,7 @@ pub(super) fn seal(
             Ok(())
         })?;
         // Those of an earlier round, which may have had other tags.
-        let old = state.read(|db| db.scan_prefix(Grain::Day.prefix(day)).collect::<sled::Result<Vec<_>>>())?;
-        old.iter().for_each(|(key, value)| codec::remove(batch, key, value));
+        cell::remove(state, Grain::Day, day, batch)?;
         let mut payload = Vec::new();
         for (dims, tally) in &cells {
             payload.clear();

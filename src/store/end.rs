@@ -1,6 +1,8 @@
 //! Where the ledger ends and what the state database knows of it: the evidence that opening a store judges by.
 
+use crate::domain::time::Wall;
 use crate::store::block::{self, BLOCK_VERSION};
+use crate::store::checkpoints::Anchor;
 use crate::store::codec::{self, Cursor, put_varint};
 use crate::store::error::StoreError;
 use crate::store::files::Head;
@@ -80,8 +82,8 @@ pub(super) fn known_months(state: &Shelf) -> Result<BTreeMap<Month, u64>, StoreE
 }
 
 /// The ledger's end; an unreadable block there is damage.
-pub(super) fn find_tail(months: &Months) -> Result<Tail, StoreError> {
-    let end = find_end(months)?;
+pub(super) fn find_tail(months: &Months, anchor: Option<&Anchor>) -> Result<Tail, StoreError> {
+    let end = find_end(months, anchor)?;
     match end.unreadable.first() {
         Some((_, number)) => {
             Err(StoreError::Damaged { seq: Some(*number), what: "the ledger's last block cannot be read".into() })
@@ -90,7 +92,8 @@ pub(super) fn find_tail(months: &Months) -> Result<Tail, StoreError> {
     }
 }
 
-pub(super) fn find_end(months: &Months) -> Result<End, StoreError> {
+/// The ledger's end, which is not before the last row that retention has removed.
+pub(super) fn find_end(months: &Months, anchor: Option<&Anchor>) -> Result<End, StoreError> {
     let mut unreadable = Vec::new();
     for (month, _) in months.holding(0, u64::MAX).into_iter().rev() {
         let shelf = months.shelf(month)?;
@@ -114,10 +117,19 @@ pub(super) fn find_end(months: &Months) -> Result<End, StoreError> {
             let last = block::rows(number, &opened.payload).pop().and_then(Result::ok);
             let at = last.map_or(head.latest, |row| row.entry.at);
             let tail = Tail { seq: head.last_seq(), hash: head.last_hash, at, month: Some(month) };
+            if anchor.is_some_and(|anchor| tail.seq <= anchor.seq()) {
+                break;
+            }
             return Ok(End { tail, unreadable });
         }
     }
-    Ok(End { tail: Tail::EMPTY, unreadable })
+    let tail = anchor.map_or(Tail::EMPTY, |anchor| Tail {
+        seq: anchor.seq(),
+        hash: anchor.hash(),
+        at: Wall(i64::MIN),
+        month: Some(anchor.first_month),
+    });
+    Ok(End { tail, unreadable })
 }
 
 /// Whether the ledger's row at the high-water mark carries its hash. A row that cannot be read is not judged here.

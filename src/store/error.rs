@@ -1,5 +1,6 @@
 //! What can go wrong with the store, by what the caller should do about it.
 
+use crate::domain::time::Wall;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -22,6 +23,8 @@ pub enum StoreError {
     WriterTaken,
     /// A record is damaged; others may still be readable.
     Damaged { seq: Option<u64>, what: String },
+    /// Retention has removed rows that the question needs: ask for a later time.
+    Removed { through: u64, before: Wall },
     /// The disk failed or is full: `reopen`, then try the same again.
     Failed { what: String },
 }
@@ -42,6 +45,11 @@ impl fmt::Display for StoreError {
             Self::WriterTaken => f.write_str("the ledger has a writer already"),
             Self::Damaged { seq: Some(seq), what } => write!(f, "damaged at row {seq}: {what}"),
             Self::Damaged { seq: None, what } => write!(f, "damaged: {what}"),
+            Self::Removed { through, before } => write!(
+                f,
+                "rows before {} (1 to {through}) were removed by retention; only the sums of whole hours are left of them",
+                before.to_rfc3339()
+            ),
             Self::Failed { what } => write!(f, "the store failed: {what}"),
         }
     }

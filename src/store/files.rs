@@ -13,8 +13,9 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// The schema that this version writes; it reads the older ones too. 2: days have sums of their own.
-pub(super) const SCHEMA: u32 = 2;
+/// The schema that this version writes; it reads the older ones too. 2: days have sums of their own. 3: the ledger may begin after row 1.
+/// 4: hours have brief sums.
+pub(super) const SCHEMA: u32 = 4;
 const VERSION: &str = "VERSION";
 const HEAD: &str = "HEAD";
 const LOCK: &str = "LOCK";

@@ -46,7 +46,7 @@ pub fn open_rows<R: BufRead + 'static>(mut file: R) -> Result<Box<dyn BufRead>, 
             Box::new(BufReader::with_capacity(BUFFER, decoder))
         }
         [b'P', b'A', b'R', b'1', ..] => {
-            return Err(fault("a Parquet export cannot be checked; export csv or jsonl for that".into()));
+            return Err(fault("a Parquet file cannot be read as a stream".into()));
         }
         _ => Box::new(file),
     })

@@ -6,19 +6,22 @@
 //!   rows waiting in a batch and is evened out, so that the ledger's order is its order in time. A larger one is a clock that
 //!   was set back, and stays.
 //! - A row goes into the month of its time, but never into an earlier month than the row before.
-//! - Rollups and HEAD follow about a second later, and at [`LedgerWriter::close`].
+//! - Rollups and HEAD follow about a second later, and at [`LedgerWriter::close`]. With them goes a signed checkpoint: the first after an
+//!   hour's turn, and at the close.
 //! - After an error the same entries are to be given again. The databases are then opened again first, and rows that had got
 //!   through all the same are recognised by request, attempt and endpoint, and not written twice.
 
+use crate::domain::checkpoint::Checkpoint;
 use crate::domain::ledger::{Entry, GENESIS, Row};
 use crate::domain::time::Wall;
 use crate::store::block::{self, BLOCK_VERSION, BlockBuilder};
+use crate::store::checkpoints::{self, Pending};
 use crate::store::codec;
 use crate::store::error::StoreError;
 use crate::store::month::Month;
 use crate::store::records::{RecordLog, RequestRecord};
 use crate::store::shelf::{Reach, Shelf};
-use crate::store::{Inner, LedgerReader, days, end};
+use crate::store::{Inner, LedgerReader, days, end, hours};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,8 +56,9 @@ impl Tail {
 
 /// Appends to the ledger. There is one at a time.
 pub struct LedgerWriter {
-    inner: Arc<Inner>,
-    tail: Tail,
+    pub(super) inner: Arc<Inner>,
+    pub(super) tail: Tail,
+    pending: Pending,
     /// Rows on disk whose append ended in an error: to be recognised when they are given again.
     landed: VecDeque<(Arc<str>, u16, Arc<str>)>,
     records: RecordLog,
@@ -72,12 +76,14 @@ impl LedgerWriter {
     pub(super) fn take(inner: &Arc<Inner>) -> Result<Self, StoreError> {
         inner.writable()?;
         let records = RecordLog::load(&inner.state, inner.record_limits)?;
+        let pending = Pending::load(&inner.state, inner.anchor.read().as_ref())?;
         if inner.writer_taken.swap(true, Ordering::AcqRel) {
             return Err(StoreError::WriterTaken);
         }
         let mut writer = Self {
             inner: Arc::clone(inner),
             tail: Tail::EMPTY,
+            pending,
             landed: VecDeque::new(),
             records,
             failed: false,
@@ -119,7 +125,8 @@ impl LedgerWriter {
         if self.failed {
             self.reopen()?;
         }
-        self.store_sums()
+        let now = self.stored_at.unwrap_or(self.tail.at).max(self.tail.at);
+        self.store_sums(now, true)
     }
 
     /// Opens the databases again after an error and finds out what got through. [`Self::append`] does so by itself.
@@ -147,17 +154,22 @@ impl LedgerWriter {
 
     /// Takes the ledger's end from disk and counts what the rollups have not seen.
     fn catch_up(&mut self, remember: bool) -> Result<(), StoreError> {
-        let tail = end::find_tail(&self.inner.months)?;
+        let tail = end::find_tail(&self.inner.months, self.inner.anchor.read().as_ref())?;
         if tail.seq < self.tail.seq {
             let what = format!("rows {} to {} had been on disk and are gone", tail.seq + 1, self.tail.seq);
             return Err(StoreError::Damaged { seq: Some(tail.seq + 1), what });
         }
         let known = self.tail.seq;
-        let from = known.min(self.inner.live.read().through());
+        let through = self.inner.live.read().through();
+        // At the beginning there is nothing to remember: a look at every row would make a start take as long as the ledger is.
+        let from = if remember { known.min(through) } else { through };
         self.inner.durable_seq.store(tail.seq, Ordering::Release);
         for row in (LedgerReader { inner: Arc::clone(&self.inner) }).rows_after(from) {
             let row = row?;
             self.inner.live.write().count(&self.inner.state, &row)?;
+            if row.seq > known {
+                self.pending.row(row.seq, row.hash);
+            }
             if remember && row.seq > known {
                 self.landed.push_back(identity(&row.entry));
             }
@@ -199,7 +211,7 @@ impl LedgerWriter {
         }
         self.records.append(&self.inner, &records)?;
         if self.stored_at.is_none_or(|at| now < at || now.since(at) >= STORE_EVERY) {
-            self.store_sums()?;
+            self.store_sums(now, false)?;
             self.stored_at = Some(now);
         }
         Ok(self.tail.seq)
@@ -242,24 +254,35 @@ impl LedgerWriter {
         self.raise_head();
         // Until the whole append is done, an error further on makes the caller give these rows again.
         self.landed.extend(rows.iter().map(|row| identity(&row.entry)));
+        rows.iter().for_each(|row| self.pending.row(row.seq, row.hash));
         let mut live = self.inner.live.write();
         rows.iter().try_for_each(|row| live.count(&self.inner.state, row))
     }
 
-    fn store_sums(&self) -> Result<(), StoreError> {
+    /// Stores sums, HEAD, and a signed checkpoint if one is due.
+    pub(super) fn store_sums(&mut self, now: Wall, closing: bool) -> Result<(), StoreError> {
         let inner = &self.inner;
-        if !inner.live.read().is_dirty() && !inner.state_writer.lock().dirty {
+        let due = self.pending.due(self.tail.seq, self.tail.hash, now, closing);
+        let checkpoint: Option<Checkpoint> = due.zip(inner.signer.as_ref()).map(|(due, signer)| signer.sign(due));
+        if !inner.live.read().is_dirty() && !inner.state_writer.lock().dirty && checkpoint.is_none() {
             return Ok(());
         }
-        let mut sealed = Vec::new();
+        let (mut sealed_hours, mut sealed_days) = (Vec::new(), Vec::new());
         inner.write_state(Reach::Disk, |state| {
             let mut batch = sled::Batch::default();
             let live = inner.live.read();
             live.collect(&mut batch);
-            sealed = days::seal(state, live.due_days(), &mut batch)?;
+            sealed_hours = hours::seal(state, live.due_hours(), &mut batch)?;
+            sealed_days = days::seal(state, live.due_days(), &mut batch)?;
+            if let Some(checkpoint) = &checkpoint {
+                checkpoints::put(&mut batch, checkpoint);
+            }
             Ok(batch)
         })?;
-        inner.live.write().stored(&sealed);
+        inner.live.write().stored(&sealed_hours, &sealed_days);
+        if let Some(checkpoint) = checkpoint {
+            self.pending.done(&checkpoint.statement);
+        }
         Ok(())
     }
 }
@@ -268,7 +291,7 @@ fn identity(entry: &Entry) -> (Arc<str>, u16, Arc<str>) {
     (Arc::clone(&entry.request_id), entry.attempt, Arc::clone(&entry.endpoint))
 }
 
-fn commit_rows(shelf: &Shelf, rows: &[Row]) -> Result<(), StoreError> {
+pub(super) fn commit_rows(shelf: &Shelf, rows: &[Row]) -> Result<(), StoreError> {
     let mut batch = sled::Batch::default();
     let mut builder = BlockBuilder::default();
     for row in rows {

@@ -3,7 +3,8 @@
 //! In its folder (mode 0700):
 //! - `state/`, a database of named values, rollups, request records and the audit log: [`StateStore`];
 //! - `ledger/YYYY-MM/`, a database of ledger rows per UTC month: one [`LedgerWriter`], any number of [`LedgerReader`]s;
-//! - `VERSION`, `HEAD` and `LOCK`: [`files`].
+//! - `VERSION`, `HEAD` and `LOCK`: [`files`];
+//! - `checkpoint.key` and `checkpoint.pub`, the key that signs the ledger's checkpoints: [`signer`].
 //!
 //! Promises:
 //! - What an append or a durable put has returned for is on disk.
@@ -15,43 +16,56 @@
 
 mod block;
 mod cell;
+mod checkpoints;
 mod codec;
 mod days;
 mod end;
 mod error;
 pub mod export;
 mod files;
+mod hours;
 pub mod import;
 mod ledger;
 mod month;
 mod open;
+mod orphans;
 mod parquet;
+pub mod readback;
 mod reader;
 mod records;
+mod retention;
 mod rollup;
 #[cfg(test)]
 pub(crate) mod sample;
 mod shelf;
+mod signer;
 mod state;
 pub mod stream;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod unsealed;
 mod verify;
+mod witness;
 
 pub use error::StoreError;
 pub use ledger::{LedgerItem, LedgerWriter};
 pub use open::{OpenOptions, OpenReport};
 pub use reader::{LedgerReader, Rows};
 pub use records::{RecordLimits, RequestRecord};
+pub use retention::Removal;
+pub use signer::{is_signed, parse_public_keys};
 pub use state::{AUDIT_KEPT, Area, StateStore};
-pub use verify::{ChainCheck, Fault, VerifyReport};
+pub use verify::{Fault, SignedRecord, VerifyReport, check_export, check_ledger};
+pub use witness::Trust;
 
+use checkpoints::Anchor;
 use files::Head;
 use month::Months;
 use parking_lot::{Mutex, RwLock};
 use rollup::Live;
 use shelf::{Reach, Shelf};
+use signer::Signer;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,6 +91,10 @@ struct Inner {
     skipped: AtomicU64,
     /// Why nothing may be written.
     read_only: Option<String>,
+    /// `None`: the store was opened for reading and its signing key is not there.
+    signer: Option<Signer>,
+    /// Which rows retention has removed.
+    anchor: RwLock<Option<Anchor>>,
     writer_taken: AtomicBool,
     record_limits: RecordLimits,
     _lock: File,
@@ -139,6 +157,11 @@ impl Store {
 }
 
 impl Inner {
+    /// The last row that retention has removed; 0: none.
+    fn removed_through(&self) -> u64 {
+        self.anchor.read().as_ref().map_or(0, Anchor::seq)
+    }
+
     fn writable(&self) -> Result<(), StoreError> {
         match &self.read_only {
             Some(why) => Err(StoreError::ReadOnly { why: why.clone() }),
@@ -177,6 +200,22 @@ impl Inner {
 
 #[cfg(test)]
 impl Store {
+    /// Replaces all rows and moves HEAD to the last of them: what somebody with the files could do, but for the signatures.
+    pub(crate) fn forge_for_test(&self, rows: &[crate::domain::ledger::Row]) {
+        for (month, _) in self.inner.months.holding(0, u64::MAX) {
+            let shelf = self.inner.months.shelf(month).unwrap();
+            shelf.read(|db| db.clear()).unwrap();
+            ledger::commit_rows(&shelf, rows).unwrap();
+        }
+        let last = rows.last().unwrap();
+        let mut head = files::read_head(&self.inner.path).unwrap().unwrap();
+        (head.seq, head.hash) = (last.seq, last.hash);
+        files::write_head(&self.inner.path, &head).unwrap();
+        let mut batch = sled::Batch::default();
+        rollup::put_applied(&mut batch, last.seq);
+        self.inner.state.commit(batch, Reach::Disk).unwrap();
+    }
+
     /// Flips a bit of one row, wherever it is stored.
     pub(crate) fn damage_for_test(&self, seq: u64) {
         for (month, _) in self.inner.months.holding(seq, seq) {

@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 const OPEN: usize = 3;
 /// Bytes of sled's page cache per month.
-const CACHE: u64 = 8 << 20;
+pub(super) const CACHE: u64 = 8 << 20;
+/// Ends the name of a month's new folder until it takes the old one's place.
+pub(super) const COMPACTED: &str = ".compact";
 
 /// A UTC calendar month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +60,8 @@ pub(super) struct Months {
     by_month: RwLock<BTreeMap<Month, Entry>>,
     /// Least recently used first.
     open: Mutex<VecDeque<Month>>,
+    /// Folders of earlier months are what retention has not got to deleting yet.
+    begin: RwLock<Option<Month>>,
 }
 
 #[derive(Clone)]
@@ -68,29 +72,44 @@ struct Entry {
 
 impl Months {
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, by_month: RwLock::default(), open: Mutex::default() }
+        Self { dir, by_month: RwLock::default(), open: Mutex::default(), begin: RwLock::default() }
     }
 
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The months that have a folder, sorted.
+    /// Passes over the folders of earlier months from now on.
+    pub fn begin_at(&self, month: Option<Month>) {
+        *self.begin.write() = month;
+    }
+
+    /// The months that have a folder, sorted. One whose new folder has not got its name yet has one too.
     pub fn on_disk(&self) -> Vec<Month> {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return Vec::new() };
-        let mut months: Vec<_> =
-            entries.flatten().filter_map(|e| e.file_name().to_str().and_then(Month::parse)).collect();
+        let month = |name: &str| Month::parse(name.strip_suffix(COMPACTED).unwrap_or(name));
+        let begin = *self.begin.read();
+        let mut months: Vec<_> = entries
+            .flatten()
+            .filter_map(|e| e.file_name().to_str().and_then(month))
+            .filter(|month| begin.is_none_or(|begin| *month >= begin))
+            .collect();
         months.sort_unstable();
+        months.dedup();
         months
+    }
+
+    fn folder(&self, month: Month) -> PathBuf {
+        let (own, compacted) = (self.dir.join(month.to_string()), self.dir.join(format!("{month}{COMPACTED}")));
+        if !own.exists() && compacted.exists() { compacted } else { own }
     }
 
     /// Adds a month, or corrects where it begins.
     pub fn add(&self, month: Month, first_seq: u64) -> Arc<Shelf> {
         let mut by_month = self.by_month.write();
-        let entry = by_month.entry(month).or_insert_with(|| Entry {
-            first_seq,
-            shelf: Arc::new(Shelf::closed(self.dir.join(month.to_string()), CACHE)),
-        });
+        let entry = by_month
+            .entry(month)
+            .or_insert_with(|| Entry { first_seq, shelf: Arc::new(Shelf::closed(self.folder(month), CACHE)) });
         entry.first_seq = first_seq;
         Arc::clone(&entry.shelf)
     }
@@ -102,12 +121,32 @@ impl Months {
         self.open.lock().retain(|m| *m != month);
     }
 
+    /// Forgets a month whose folder is going to be moved or deleted: whoever still reads it gets an error and does not make it anew.
+    pub fn retire(&self, month: Month) {
+        if let Some(entry) = self.by_month.write().remove(&month) {
+            entry.shelf.retire();
+        }
+        self.open.lock().retain(|m| *m != month);
+    }
+
     /// The months that may hold rows numbered `first` to `last`, in order, with the number at which each begins.
     pub fn holding(&self, first: u64, last: u64) -> Vec<(Month, u64)> {
         let by_month = self.by_month.read();
         let all: Vec<_> = by_month.iter().map(|(month, entry)| (*month, entry.first_seq)).collect();
         let skip = all.iter().rposition(|(_, begins)| *begins <= first).unwrap_or(0);
         all.into_iter().skip(skip).filter(|(_, begins)| *begins <= last).collect()
+    }
+
+    /// Closes a month that has been read to its end, unless it is the one written: its pages leave the memory. Whoever reads it still
+    /// opens it again.
+    pub fn rest(&self, month: Month) {
+        let by_month = self.by_month.read();
+        if by_month.keys().next_back() != Some(&month)
+            && let Some(entry) = by_month.get(&month)
+        {
+            self.open.lock().retain(|m| *m != month);
+            entry.shelf.close();
+        }
     }
 
     pub fn newest(&self) -> Option<Month> {

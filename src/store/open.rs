@@ -8,6 +8,7 @@
 //! opening sets aside what cannot be read (it deletes nothing), counts the hours concerned again and starts HEAD anew.
 
 use crate::domain::time::Wall;
+use crate::store::checkpoints::{self, Anchor};
 use crate::store::codec::{self, put_varint};
 use crate::store::end::{self, End, carries, generation, known_months, stored_number};
 use crate::store::error::StoreError;
@@ -15,8 +16,10 @@ use crate::store::files::{self, Head, SCHEMA};
 use crate::store::ledger::Tail;
 use crate::store::month::{Month, Months};
 use crate::store::records::RecordLimits;
+use crate::store::retention;
 use crate::store::rollup::{self, Live};
 use crate::store::shelf::{Reach, Shelf};
+use crate::store::signer::Signer;
 use crate::store::{Inner, LedgerReader, StateWriter, Store};
 use parking_lot::{Mutex, RwLock};
 use std::path::{Path, PathBuf};
@@ -113,8 +116,13 @@ impl Opening<'_> {
             self.lost(StoreError::Broken { path: path.join("VERSION"), what: "it is missing".into() })?;
         }
         let state = self.open_state(&path.join("state"))?;
+        let anchor = Anchor::load(&state)?;
+        if !self.options.read_only {
+            retention::tidy(months.dir(), anchor.as_ref())?;
+        }
+        months.begin_at(anchor.as_ref().map(|anchor| anchor.first_month));
         self.open_months(&months, &state)?;
-        let end = self.find_end(&months)?;
+        let end = self.find_end(&months, anchor.as_ref())?;
         let read_only = self.judge(&months, &state, &end)?;
         let head = Head {
             seq: end.tail.seq,
@@ -130,6 +138,8 @@ impl Opening<'_> {
             months,
             durable_seq: AtomicU64::new(end.tail.seq),
             skipped: AtomicU64::new(0),
+            signer: if read_only.is_some() { Signer::load(path)? } else { Some(Signer::load_or_make(path)?) },
+            anchor: RwLock::new(anchor),
             read_only,
             writer_taken: AtomicBool::new(false),
             record_limits: self.options.records,
@@ -227,8 +237,8 @@ impl Opening<'_> {
     }
 
     /// Finds the ledger's end; what stands behind it unreadable is set aside if that is accepted.
-    fn find_end(&mut self, months: &Months) -> Result<End, StoreError> {
-        let mut end = end::find_end(months)?;
+    fn find_end(&mut self, months: &Months, anchor: Option<&Anchor>) -> Result<End, StoreError> {
+        let mut end = end::find_end(months, anchor)?;
         if !self.options.accept_ledger_loss || self.options.read_only {
             return Ok(end);
         }
@@ -297,9 +307,10 @@ impl Opening<'_> {
             for month in known_months(&inner.state)?.into_keys().filter(|m| !on_disk.contains(m)) {
                 batch.remove(end::month_key(month));
             }
+            checkpoints::forget_after(&inner.state, tail.seq, &mut batch)?;
             inner.write_state(Reach::Disk, |_| Ok(batch))?;
             if inner.live.read().through() > tail.seq {
-                let (hours, first) = inner.live.write().unwind(&inner.state, tail.seq)?;
+                let (hours, first) = inner.live.write().unwind(&inner.state, tail.seq, inner.removed_through())?;
                 let reader = LedgerReader { inner: Arc::clone(inner) };
                 // What is missing among them is in the report already.
                 for row in reader.rows_between(first, tail.seq, crate::domain::sums::TimeRange::ALL).flatten() {
@@ -334,7 +345,7 @@ impl Opening<'_> {
                     inner.live.read().collect(&mut batch);
                     Ok(batch)
                 })?;
-                inner.live.write().stored(&[]);
+                inner.live.write().stored(&[], &[]);
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! The columns are those of an export, in their order; the types are in [`SCHEMA`]. Hashes are bytes, tags a JSON object, an unpriced cost
 //! and an unknown time to first content are null. Token counts over 2⁶³−1, which no vendor reports, are written as that.
 
+use crate::domain::checkpoint::Checkpoint;
 use crate::domain::ledger::Row;
 use crate::store::export::tags_json;
 use parquet::basic::{Compression, ZstdLevel};
@@ -10,12 +11,15 @@ use parquet::data_type::{
     BoolType, ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int32Type, Int64Type,
 };
 use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use std::io;
 use std::sync::Arc;
 
+/// Under which name a file's metadata holds its signed checkpoint, as JSON.
+pub(super) const CHECKPOINT: &str = "breakwater.checkpoint";
 /// Rows in one group, and in memory.
 const GROUP: usize = 32_768;
 
@@ -83,9 +87,13 @@ impl ParquetRows {
         Ok(std::mem::take(self.writer.inner_mut()))
     }
 
-    /// Writes the rest and the file's end.
-    pub fn finish(mut self) -> io::Result<Vec<u8>> {
+    /// Writes the rest and the file's end, with the checkpoint in its metadata.
+    pub fn finish(mut self, checkpoint: Option<&Checkpoint>) -> io::Result<Vec<u8>> {
         self.write_group()?;
+        if let Some(checkpoint) = checkpoint {
+            let pair = KeyValue { key: CHECKPOINT.to_owned(), value: Some(checkpoint.to_json()) };
+            self.writer.append_key_value_metadata(pair);
+        }
         self.writer.into_inner().map_err(io::Error::other)
     }
 

@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const BLOCKS_A_READ: usize = 64;
+/// sled 0.34.7 looks at its cache's capacity only after 64 accesses to one of 256 shares of the pages: a page read once and never again
+/// stays, up to 16,384 of them. A page holds at least eight blocks, so that so many looks at each block make sled let go of earlier pages.
+const LOOKS_A_BLOCK: usize = 8;
 
 /// Reads rows, sums and records. Cheap to clone, safe to share.
 #[derive(Clone)]
@@ -26,7 +29,7 @@ pub struct LedgerReader {
 }
 
 impl LedgerReader {
-    /// The rows of a time range in the ledger's order, as far as they are on disk now.
+    /// The rows of a time range in the ledger's order, as far as they are on disk now, and not removed: see [`Self::has_rows_of`].
     ///
     /// # Errors
     /// The hours' spans cannot be read. Damage further on is an error among the rows.
@@ -39,7 +42,7 @@ impl LedgerReader {
             let high = range.to.map_or(u32::MAX, |to| to.hour());
             self.span(low, high)?.map_or((1, 0), |(first, last)| (first, last.min(durable)))
         };
-        Ok(self.rows_between(first, last, range))
+        Ok(self.rows_between(first.max(self.inner.removed_through() + 1), last, range))
     }
 
     /// The record of a request, if it is still kept.
@@ -124,6 +127,12 @@ impl Iterator for Rows {
 }
 
 impl Rows {
+    /// How many rows are looked at for it, at most.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        self.last.saturating_sub(self.first).saturating_add(u64::from(self.first <= self.last))
+    }
+
     fn missing(&self, from: u64, to: u64) -> StoreError {
         let what = if from == to { "the row is missing".into() } else { format!("rows {from} to {to} are missing") };
         StoreError::Damaged { seq: Some(from), what }
@@ -143,6 +152,9 @@ impl Rows {
                 let (key, value) = item?;
                 if let Some(number) = number_of(&key) {
                     blocks.push((number, codec::open(db, &key, &value)?));
+                    for _ in 0..LOOKS_A_BLOCK {
+                        db.contains_key(&key)?;
+                    }
                 }
             }
             Ok(blocks)
@@ -150,6 +162,9 @@ impl Rows {
         self.begun = true;
         if blocks.len() < BLOCKS_A_READ {
             self.months.pop_front();
+            if !self.months.is_empty() {
+                self.inner.months.rest(month);
+            }
             self.begun = false;
         }
         for (number, opened) in blocks {

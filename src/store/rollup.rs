@@ -6,8 +6,8 @@
 //! - An hour has at most [`MAX_CELLS`] cells: tags come from clients. What comes later is counted in cells without tags, and the
 //!   hour is marked: sums by tag then read its rows. All other sums stay exact.
 //! - An hour's span of row numbers makes reading a time range a matter of those rows only.
-//! - Days that are over are summed up once more, from their hours: see [`days`](crate::store::days). A day is due when no row has come
-//!   for it since the rollups were last stored; a row that comes for it later takes its sums away again in the same batch.
+//! - Hours and days that are over are summed up once more: see [`hours`](crate::store::hours) and [`days`](crate::store::days). A row
+//!   that comes for one later takes its sums away again in the same batch.
 
 use crate::domain::ledger::Row;
 use crate::domain::sums::Tally;
@@ -15,7 +15,9 @@ use crate::store::cell::{self, CellView, Dims, Grain};
 use crate::store::codec::{self, Cursor, put_varint};
 use crate::store::days::{self, day_of};
 use crate::store::error::StoreError;
+use crate::store::hours;
 use crate::store::shelf::Shelf;
+use crate::store::unsealed::Unsealed;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub(super) const MAX_CELLS: u32 = 4_096;
@@ -51,17 +53,8 @@ pub(super) struct Live {
     hours: BTreeMap<u32, Slot<HourSpan>>,
     /// The latest hour counted.
     newest: u32,
-    /// Days without good sums of their own.
-    open_days: BTreeMap<u32, OpenDay>,
-}
-
-/// A day whose hours may still change.
-#[derive(Clone, Copy)]
-struct OpenDay {
-    /// Something came for it since the rollups were last stored.
-    touched: bool,
-    /// A mark that its sums are good may be stored, and has to go.
-    marked: bool,
+    open_hours: Unsealed,
+    open_days: Unsealed,
 }
 
 impl Live {
@@ -70,22 +63,27 @@ impl Live {
         let through = applied_through(state)?;
         let hours = stored_hours(state, 0, u32::MAX)?;
         let newest = hours.last().map_or(0, |(hour, _)| *hour);
-        let sealed = days::sealed(state, 0, u32::MAX)?;
-        let days = hours.into_iter().map(|(hour, _)| day_of(hour));
-        let untouched = OpenDay { touched: false, marked: false };
-        let open_days = days.filter(|day| !sealed.contains_key(day)).map(|day| (day, untouched)).collect();
-        Ok(Self { through, stored_through: through, newest, open_days, ..Self::default() })
+        let (good_hours, good_days) = (hours::sealed(state, 0, u32::MAX)?, days::sealed(state, 0, u32::MAX)?);
+        let all = || hours.iter().map(|(hour, _)| *hour);
+        let open_hours = Unsealed::load(all().filter(|hour| !good_hours.contains(hour)));
+        let open_days = Unsealed::load(all().map(day_of).filter(|day| !good_days.contains_key(day)));
+        Ok(Self { through, stored_through: through, newest, open_hours, open_days, ..Self::default() })
+    }
+
+    /// Hours that are over and whose cells are stored as they are here, the earliest first.
+    pub fn due_hours(&self) -> impl Iterator<Item = u32> {
+        self.open_hours.due(self.newest)
     }
 
     /// Days that are over and whose hours are stored as they are here, the earliest first.
     pub fn due_days(&self) -> impl Iterator<Item = u32> {
-        let today = day_of(self.newest);
-        self.open_days.iter().filter(move |(day, open)| **day < today && !open.touched).map(|(day, _)| *day)
+        self.open_days.due(day_of(self.newest))
     }
 
     /// Whether something is not stored yet.
     pub fn is_dirty(&self) -> bool {
         self.through != self.stored_through
+            || self.due_hours().next().is_some()
             || self.due_days().next().is_some()
             || self.cells.values().any(|slot| slot.dirty)
     }
@@ -136,7 +134,8 @@ impl Live {
             slot.dirty = true;
         }
         self.newest = self.newest.max(hour);
-        self.open_days.entry(day_of(hour)).or_insert(OpenDay { touched: true, marked: true }).touched = true;
+        self.open_hours.touch(hour);
+        self.open_days.touch(day_of(hour));
         self.through = row.seq;
         Ok(())
     }
@@ -170,19 +169,16 @@ impl Live {
         for (hour, slot) in self.hours.iter().filter(|(_, slot)| slot.dirty) {
             codec::put(batch, &hour_key(*hour), VERSION, &encode_hour(&slot.value));
         }
-        for (day, _) in self.open_days.iter().filter(|(_, open)| open.marked) {
-            days::open(batch, *day);
-        }
+        self.open_hours.marked().for_each(|hour| hours::open(batch, hour));
+        self.open_days.marked().for_each(|day| days::open(batch, day));
         put_applied(batch, self.through);
     }
 
-    /// Notes that everything is stored, with the sums of some days, and lets go of hours that are over.
-    pub fn stored(&mut self, sealed: &[u32]) {
+    /// Notes that everything is stored, with the sums of some hours and days, and lets go of hours that are over.
+    pub fn stored(&mut self, sealed_hours: &[u32], sealed_days: &[u32]) {
         self.stored_through = self.through;
-        self.open_days.retain(|day, open| {
-            *open = OpenDay { touched: false, marked: false };
-            !sealed.contains(day)
-        });
+        self.open_hours.stored(sealed_hours);
+        self.open_days.stored(sealed_days);
         let newest = self.hours.keys().next_back().copied().unwrap_or(0);
         let crowded = self.cells.len() > MAX_KEPT;
         self.cells.retain(|(hour, _), slot| {
@@ -205,20 +201,25 @@ impl Live {
     }
 
     /// Forgets every hour that reaches past row `last`, here and in the store, so that what is left of it can be counted again.
-    /// Returns those hours with the first row of the earliest.
-    pub fn unwind(&mut self, state: &Shelf, last: u64) -> Result<(Vec<u32>, u64), StoreError> {
-        let reaching: Vec<_> =
-            stored_hours(state, 0, u32::MAX)?.into_iter().filter(|(_, s)| s.last_seq > last).collect();
+    /// Returns those hours with the first row of the earliest. An hour with rows that retention has removed, up to `removed`, stays as it
+    /// is: its sums could not be made again, so that they go on counting what is lost.
+    pub fn unwind(&mut self, state: &Shelf, last: u64, removed: u64) -> Result<(Vec<u32>, u64), StoreError> {
+        let reaching: Vec<_> = stored_hours(state, 0, u32::MAX)?
+            .into_iter()
+            .filter(|(_, s)| s.last_seq > last && s.first_seq > removed)
+            .collect();
         let first = reaching.iter().map(|(_, span)| span.first_seq).min().unwrap_or(last + 1);
         let mut batch = sled::Batch::default();
         for (hour, _) in &reaching {
             batch.remove(&hour_key(*hour));
-            remove_cells(state, Grain::Hour, *hour, &mut batch)?;
+            hours::open(&mut batch, *hour);
+            cell::remove(state, Grain::Hour, *hour, &mut batch)?;
+            cell::remove(state, Grain::Brief, *hour, &mut batch)?;
         }
         let days: BTreeSet<u32> = reaching.iter().map(|(hour, _)| day_of(*hour)).collect();
         for day in days {
             days::open(&mut batch, day);
-            remove_cells(state, Grain::Day, day, &mut batch)?;
+            cell::remove(state, Grain::Day, day, &mut batch)?;
         }
         put_applied(&mut batch, last);
         state.commit(batch, crate::store::shelf::Reach::Disk)?;
@@ -236,12 +237,6 @@ impl Live {
     }
 }
 
-fn remove_cells(state: &Shelf, grain: Grain, number: u32, batch: &mut sled::Batch) -> Result<(), StoreError> {
-    let cells = state.read(|db| db.scan_prefix(grain.prefix(number)).collect::<sled::Result<Vec<_>>>())?;
-    cells.iter().for_each(|(key, value)| codec::remove(batch, key, value));
-    Ok(())
-}
-
 /// The last row that the stored rollups have counted.
 pub(super) fn applied_through(state: &Shelf) -> Result<u64, StoreError> {
     let found = state.read(|db| match db.get(APPLIED)? {
@@ -252,7 +247,7 @@ pub(super) fn applied_through(state: &Shelf) -> Result<u64, StoreError> {
     Ok(payload.and_then(|p| Cursor::new(&p).varint()).unwrap_or(0))
 }
 
-fn put_applied(batch: &mut sled::Batch, seq: u64) {
+pub(super) fn put_applied(batch: &mut sled::Batch, seq: u64) {
     let mut payload = Vec::new();
     put_varint(&mut payload, seq);
     codec::put(batch, APPLIED, VERSION, &payload);

@@ -19,7 +19,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 #[cfg(test)]
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+/// How long sled's file lock is waited for, in all two seconds.
+const PAUSE: Duration = Duration::from_millis(10);
+const TRIES: u32 = 200;
 
 /// How far a commit goes before it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub(super) struct Shelf {
     dir: PathBuf,
     cache: u64,
     slot: RwLock<Option<Opened>>,
+    /// The folder goes away: it is not to be opened, which would make it again.
+    retired: AtomicBool,
     /// Commits left until one fails after having been applied.
     #[cfg(test)]
     pub fail_in: std::sync::atomic::AtomicU32,
@@ -54,6 +61,7 @@ impl Shelf {
             dir,
             cache,
             slot: RwLock::new(None),
+            retired: AtomicBool::new(false),
             #[cfg(test)]
             fail_in: Default::default(),
         }
@@ -66,6 +74,9 @@ impl Shelf {
     /// Opens the database unless it is open. Makes the folder if there is none.
     pub fn open(&self) -> Result<(), StoreError> {
         let mut slot = self.slot.write();
+        if self.retired.load(Ordering::Acquire) {
+            return Err(StoreError::Failed { what: format!("{} was removed by retention", self.dir.display()) });
+        }
         if slot.is_none() {
             *slot = Some(open_patiently(&self.dir, self.cache)?);
         }
@@ -79,6 +90,19 @@ impl Shelf {
             drop(closed);
             Ok(())
         });
+    }
+
+    /// Closes the database for good and waits until sled's background threads have let go of its files.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.close();
+        let Ok(file) = File::options().write(true).open(self.dir.join("db")) else { return };
+        for _ in 1..TRIES {
+            if file.try_lock().is_ok() {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Closes and opens: the way back after a failed write.
@@ -128,8 +152,6 @@ impl Shelf {
 
 /// sled gives its file lock back from background threads: a moment after closing, opening may still find it taken.
 fn open_patiently(dir: &Path, cache: u64) -> Result<Opened, StoreError> {
-    const PAUSE: Duration = Duration::from_millis(10);
-    const TRIES: u32 = 200;
     for _ in 1..TRIES {
         match open_once(dir, cache) {
             Err(StoreError::InUse { .. }) => std::thread::sleep(PAUSE),

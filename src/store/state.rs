@@ -28,6 +28,8 @@ pub enum Area {
     Endpoint,
     /// Virtual keys, by id.
     Key,
+    /// Attempts under way at the cost of a hard budget, by names of their own.
+    Open,
     /// Anything else that is one of its kind, by name.
     Meta,
 }
@@ -39,6 +41,7 @@ impl Area {
             Self::Act => b'o',
             Self::Endpoint => b'e',
             Self::Key => b'k',
+            Self::Open => b'u',
             Self::Meta => b'm',
         }
     }
@@ -104,10 +107,19 @@ impl StateStore {
     /// # Errors
     /// The store is read-only or failed.
     pub fn delete(&self, area: Area, name: &str, durable: bool) -> Result<(), StoreError> {
-        let key = area.key(name);
+        self.delete_all(area, &[name], durable)
+    }
+
+    /// Removes several values, all or none.
+    ///
+    /// # Errors
+    /// The store is read-only or failed.
+    pub fn delete_all(&self, area: Area, names: &[&str], durable: bool) -> Result<(), StoreError> {
         self.write(durable, |db, batch| {
-            if let Some(old) = db.get(&key)? {
-                codec::remove(batch, &key, &old);
+            for key in names.iter().map(|name| area.key(name)) {
+                if let Some(old) = db.get(&key)? {
+                    codec::remove(batch, &key, &old);
+                }
             }
             Ok(())
         })

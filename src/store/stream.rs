@@ -2,13 +2,17 @@
 //!
 //! CSV and JSON lines can be compressed with gzip or zstd; Parquet is compressed in itself.
 
-use crate::domain::ledger::Row;
+use crate::domain::checkpoint::{Checkpoint, Kind, Marks, Statement};
+use crate::domain::ledger::{GENESIS, Row};
+use crate::domain::time::Wall;
 use crate::store::export::{RowFormat, RowWriter};
 use crate::store::parquet::ParquetRows;
 use std::io::{self, Write};
 
 /// Text that waits for the compressor.
 const TEXT: usize = 64 << 10;
+/// Marks in an export's checkpoint: in one of up to so many rows a rewritten chain is told by the row.
+const MARKS: usize = 512;
 
 /// How an export is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +74,47 @@ impl ExportShape {
 /// Turns rows into bytes.
 pub struct ExportStream {
     inner: Inner,
+    witness: Witness,
+}
+
+/// What an export's checkpoint says.
+struct Witness {
+    first: Option<(u64, [u8; 32])>,
+    last: (u64, [u8; 32]),
+    rows: u64,
+    digest: blake3::Hasher,
+    marks: Marks,
+}
+
+impl Witness {
+    fn new() -> Self {
+        let last = (0, GENESIS);
+        Self { first: None, last, rows: 0, digest: blake3::Hasher::new(), marks: Marks::new(MARKS) }
+    }
+
+    fn row(&mut self, row: &Row) {
+        self.first.get_or_insert((row.seq, row.prev_hash));
+        self.last = (row.seq, row.hash);
+        self.rows += 1;
+        self.digest.update(&row.hash);
+        self.marks.push(row.seq, row.hash);
+    }
+
+    fn statement(&self, at: Wall) -> Statement {
+        let (first_seq, prev_hash) = self.first.unwrap_or((0, GENESIS));
+        Statement {
+            kind: Kind::Export,
+            at,
+            first_seq,
+            prev_hash,
+            seq: self.last.0,
+            hash: self.last.1,
+            rows: self.rows,
+            digest: Some(*self.digest.finalize().as_bytes()),
+            before: None,
+            marks: self.marks.list(),
+        }
+    }
 }
 
 enum Inner {
@@ -92,7 +137,10 @@ impl ExportStream {
         let format = match shape.format {
             ExportFormat::Csv => RowFormat::Csv,
             ExportFormat::Jsonl => RowFormat::Jsonl,
-            ExportFormat::Parquet => return Ok(Self { inner: Inner::Parquet(Box::new(ParquetRows::new()?)) }),
+            ExportFormat::Parquet => {
+                let inner = Inner::Parquet(Box::new(ParquetRows::new()?));
+                return Ok(Self { inner, witness: Witness::new() });
+            }
         };
         let packer = match shape.compression {
             None => Packer::Plain(Vec::new()),
@@ -103,7 +151,7 @@ impl ExportStream {
         };
         let (writer, mut text) = (RowWriter::new(format), Vec::with_capacity(TEXT + 4096));
         writer.head(&mut text);
-        Ok(Self { inner: Inner::Text { writer, text, packer } })
+        Ok(Self { inner: Inner::Text { writer, text, packer }, witness: Witness::new() })
     }
 
     /// Adds a row.
@@ -111,6 +159,7 @@ impl ExportStream {
     /// # Errors
     /// The compressor failed.
     pub fn row(&mut self, row: &Row) -> io::Result<()> {
+        self.witness.row(row);
         match &mut self.inner {
             Inner::Parquet(rows) => rows.row(row),
             Inner::Text { writer, text, packer } => {
@@ -136,22 +185,28 @@ impl ExportStream {
         }
     }
 
-    /// Ends the export and gives the last bytes.
+    /// Ends the export and gives the last bytes, with the checkpoint that `sign` makes of what was exported; a Parquet file holds it too.
     ///
     /// # Errors
     /// The compressor failed.
-    pub fn finish(self) -> io::Result<Vec<u8>> {
-        match self.inner {
-            Inner::Parquet(rows) => rows.finish(),
+    pub fn finish(
+        self,
+        now: Wall,
+        sign: impl FnOnce(Statement) -> Option<Checkpoint>,
+    ) -> io::Result<(Vec<u8>, Option<Checkpoint>)> {
+        let checkpoint = sign(self.witness.statement(now));
+        let last = match self.inner {
+            Inner::Parquet(rows) => rows.finish(checkpoint.as_ref())?,
             Inner::Text { text, mut packer, .. } => {
                 packer.write(&text)?;
                 match packer {
-                    Packer::Plain(bytes) => Ok(bytes),
-                    Packer::Gzip(encoder) => encoder.finish(),
-                    Packer::Zstd(encoder) => encoder.finish(),
+                    Packer::Plain(bytes) => bytes,
+                    Packer::Gzip(encoder) => encoder.finish()?,
+                    Packer::Zstd(encoder) => encoder.finish()?,
                 }
             }
-        }
+        };
+        Ok((last, checkpoint))
     }
 }
 
@@ -176,7 +231,6 @@ impl Packer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ledger::GENESIS;
     use crate::store::import::{open_rows, read_rows};
     use crate::store::parquet::SCHEMA;
     use crate::store::{export::COLUMNS, sample};
@@ -201,7 +255,7 @@ mod tests {
             stream.row(row).unwrap();
             bytes.extend(stream.ready().unwrap());
         }
-        bytes.extend(stream.finish().unwrap());
+        bytes.extend(stream.finish(sample::START, |_| None).unwrap().0);
         bytes
     }
 

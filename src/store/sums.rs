@@ -1,7 +1,8 @@
 //! Sums from the rollups, exact for any time range.
 //!
-//! Whole days come from their own sums where they have good ones, whole hours from their cells, memory before disk. The hours cut by
-//! the range's edges are summed from their rows, and so are hours with too many tag sets when the sum is by tag.
+//! Whole hours come from their cells, memory before disk. Where they have good sums of a coarser kind, those come instead: an hour's brief
+//! ones if the question is for no key and no tag, else a whole day's. The hours cut by the range's edges are summed from their rows, and so
+//! are hours with too many tag sets when the sum is by tag.
 
 use crate::domain::sums::{GroupBy, SumRow, Tally, TimeRange};
 use crate::domain::time::Wall;
@@ -9,17 +10,21 @@ use crate::store::cell::{self, CellKey, CellView, Dims, Grain};
 use crate::store::days::{self, day_of, hours_of};
 use crate::store::error::StoreError;
 use crate::store::reader::LedgerReader;
-use crate::store::rollup;
+use crate::store::{hours, rollup};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::Ordering;
 
 const HOUR_US: i64 = 3_600_000_000;
 
+fn start_of(hour: u32) -> Wall {
+    Wall(i64::from(hour).saturating_mul(HOUR_US))
+}
+
 impl LedgerReader {
     /// The sums over a time range, by group, sorted by group.
     ///
     /// # Errors
-    /// The store failed, or something that belongs into the sum is damaged.
+    /// The store failed, something that belongs into the sum is damaged, or rows that it needs were removed by retention.
     pub fn sums(&self, range: TimeRange, group_by: &GroupBy) -> Result<Vec<SumRow>, StoreError> {
         let mut groups = Groups { group_by, by_name: BTreeMap::new(), last: (Grain::Hour, u32::MAX, String::new()) };
         let low = range.from.map_or(0, |from| from.hour());
@@ -29,12 +34,15 @@ impl LedgerReader {
             return Ok(Vec::new());
         }
         let by_rows = self.hours_by_rows(range, low, high, group_by)?;
+        for hour in &by_rows {
+            self.has_rows_of(TimeRange { from: Some(start_of(*hour)), to: Some(start_of(hour.saturating_add(1))) })?;
+        }
         self.add_cells((low, high), &by_rows, &mut groups)?;
         for hour in by_rows {
-            let start = i64::from(hour).saturating_mul(HOUR_US);
+            let start = start_of(hour);
             let within = TimeRange {
-                from: range.from.max((hour > 0).then_some(Wall(start))),
-                to: Some(range.to.unwrap_or(Wall(i64::MAX)).min(Wall(start.saturating_add(HOUR_US)))),
+                from: range.from.max((hour > 0).then_some(start)),
+                to: Some(range.to.unwrap_or(Wall(i64::MAX)).min(start_of(hour.saturating_add(1)))),
             };
             let Some((first, last)) = self.span(hour, hour)? else { continue };
             for row in self.rows_between(first, last.min(self.durable_seq()), within) {
@@ -72,43 +80,57 @@ impl LedgerReader {
     ) -> Result<(), StoreError> {
         let wanted = |hour: u32| (low..=high).contains(&hour) && !by_rows.contains(&hour);
         let mut seen: HashSet<CellKey> = HashSet::new();
-        let mut by_hours: BTreeSet<u32> = by_rows.iter().copied().map(day_of).collect();
+        let mut in_memory = BTreeSet::new();
         {
             let live = self.inner.live.read();
-            by_hours.extend(live.hours().map(|(hour, _)| day_of(hour)));
+            in_memory.extend(live.hours().map(|(hour, _)| hour));
             for (hour, dims, tally) in live.cells().filter(|(hour, ..)| wanted(*hour)) {
                 groups.of_live(hour, dims).merge(tally);
                 seen.insert(Grain::Hour.key(hour, dims));
             }
         }
-        let days = self.days(low, high, &by_hours, groups.group_by)?;
-        let mut add = |grain, span| {
-            cell::each(&self.inner.state, grain, span, &mut |number, key, view| {
-                if grain == Grain::Hour && (!wanted(number) || !seen.is_empty() && seen.contains(key)) {
+        let briefly = !matches!(groups.group_by, GroupBy::Key | GroupBy::Tag(_));
+        let sealed = if briefly { hours::sealed(&self.inner.state, low, high)? } else { BTreeSet::new() };
+        let brief = |hour: u32| wanted(hour) && sealed.contains(&hour) && !in_memory.contains(&hour);
+        let by_hours = by_rows.iter().chain(&in_memory).copied().map(day_of).collect();
+        let stored: Vec<u32> =
+            rollup::stored_hours(&self.inner.state, low, high)?.into_iter().map(|(hour, _)| hour).collect();
+        let mut days = self.days(low, high, &by_hours, groups.group_by)?;
+        if briefly {
+            // Brief sums are fewer, where every hour of the day has them.
+            let lacking: BTreeSet<u32> = stored.iter().copied().filter(|hour| !brief(*hour)).map(day_of).collect();
+            days.retain(|day| lacking.contains(day));
+        }
+        let of_day = |hour: u32| days.binary_search(&day_of(hour)).is_ok();
+        let mut skipped = 0;
+        let mut add = |grain: Grain, span: (u32, u32)| {
+            skipped += cell::each(&self.inner.state, grain, span, &mut |number, key, view| {
+                let passed_over = match grain {
+                    Grain::Hour => !seen.is_empty() && seen.contains(key),
+                    Grain::Brief => !brief(number) || of_day(number),
+                    Grain::Day => false,
+                };
+                if passed_over {
                     return Ok(());
                 }
                 view.add_to(groups.of(grain, number, view)).ok_or_else(cell::damaged)
-            })
+            })?;
+            Ok::<(), StoreError>(())
         };
-        let (mut skipped, mut next) = (0, Some(low));
-        for day in days {
-            let (first, last) = hours_of(day);
-            if let (Some(begin), Some(end)) = (next, first.checked_sub(1))
-                && begin <= end
-            {
-                skipped += add(Grain::Hour, (begin, end))?;
-            }
-            skipped += add(Grain::Day, (day, day))?;
-            next = last.checked_add(1);
+        days.iter().try_for_each(|day| add(Grain::Day, (*day, *day)))?;
+        if briefly {
+            add(Grain::Brief, (low, high))?;
         }
-        if let Some(begin) = next.filter(|begin| *begin <= high) {
-            skipped += add(Grain::Hour, (begin, high))?;
+        for hour in stored {
+            if wanted(hour) && !brief(hour) && !of_day(hour) {
+                add(Grain::Hour, (hour, hour))?;
+            }
         }
         self.inner.skipped.fetch_add(skipped, Ordering::Relaxed);
         Ok(())
     }
 
-    /// The days whose own sums answer the question.
+    /// The days whose own sums answer the question, in order.
     fn days(&self, low: u32, high: u32, by_hours: &BTreeSet<u32>, group_by: &GroupBy) -> Result<Vec<u32>, StoreError> {
         if *group_by == GroupBy::Hour {
             return Ok(Vec::new());

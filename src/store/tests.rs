@@ -13,7 +13,7 @@ use std::io::{BufRead, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-fn open(path: &Path) -> (Store, OpenReport) {
+pub(super) fn open(path: &Path) -> (Store, OpenReport) {
     Store::open(&OpenOptions::at(path, START)).unwrap()
 }
 
@@ -21,12 +21,12 @@ fn accepting(path: &Path) -> OpenOptions {
     OpenOptions { accept_ledger_loss: true, ..OpenOptions::at(path, START) }
 }
 
-fn items(range: std::ops::Range<u64>) -> Vec<LedgerItem> {
+pub(super) fn items(range: std::ops::Range<u64>) -> Vec<LedgerItem> {
     range.map(|n| LedgerItem::Row(nth(n))).collect()
 }
 
 /// Appends `nth` entries in batches of 100, one a tenth of a second, and closes the writer.
-fn fill(store: &Store, range: std::ops::Range<u64>) {
+pub(super) fn fill(store: &Store, range: std::ops::Range<u64>) {
     let mut writer = store.ledger_writer().unwrap();
     for (step, batch) in items(range).chunks(100).enumerate() {
         let now = START.plus(Duration::from_millis(100 * step as u64));
@@ -35,11 +35,11 @@ fn fill(store: &Store, range: std::ops::Range<u64>) {
     writer.close().unwrap();
 }
 
-fn rows(store: &Store, range: TimeRange) -> Vec<Row> {
+pub(super) fn rows(store: &Store, range: TimeRange) -> Vec<Row> {
     store.reader().rows(range).unwrap().map(Result::unwrap).collect()
 }
 
-fn verify(store: &Store) -> VerifyReport {
+pub(super) fn verify(store: &Store) -> VerifyReport {
     store.reader().verify(&mut |_| {}).unwrap()
 }
 
@@ -57,7 +57,7 @@ fn recount(rows: &[Row], range: TimeRange, name: impl Fn(&Entry) -> String) -> V
     groups.into_iter().map(|(group, tally)| SumRow { group, tally }).collect()
 }
 
-fn assert_sums_equal_a_recount(store: &Store, range: TimeRange) {
+pub(super) fn assert_sums_equal_a_recount(store: &Store, range: TimeRange) {
     let all = rows(store, TimeRange::ALL);
     let tag = |e: &Entry| e.tags.iter().find(|(k, _)| &**k == "team").map_or(String::new(), |(_, v)| v.to_string());
     let time = |e: &Entry, len: usize, end: &str| format!("{}{end}", &e.at.to_rfc3339()[..len]);
@@ -75,7 +75,7 @@ fn assert_sums_equal_a_recount(store: &Store, range: TimeRange) {
 }
 
 /// A copy of the folder as a killed process would leave it.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().flatten() {
         let target = to.join(entry.file_name());
@@ -87,7 +87,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn snapshot(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap().flatten() {
         if entry.path().is_dir() {
@@ -445,11 +445,11 @@ fn a_newer_schema_is_left_alone() {
     let (store, _) = open(dir.path());
     fill(&store, 0..10);
     drop(store);
-    fs::write(dir.path().join("VERSION"), "breakwater store schema 3\n").unwrap();
+    fs::write(dir.path().join("VERSION"), "breakwater store schema 5\n").unwrap();
     let before = snapshot(dir.path());
     for options in [OpenOptions::at(dir.path(), START), accepting(dir.path())] {
         let error = Store::open(&options).err().unwrap();
-        assert_eq!(error, StoreError::NewerSchema { path: dir.path().into(), found: 3, known: 2 });
+        assert_eq!(error, StoreError::NewerSchema { path: dir.path().into(), found: 5, known: 4 });
         assert_eq!(snapshot(dir.path()), before);
     }
 }
@@ -604,7 +604,8 @@ fn tampering_is_found_at_the_row() {
     let found = |change: &dyn Fn(&mut Vec<Row>)| rewritten(change).first_bad.map(|f| f.seq);
     assert_eq!(found(&|_| {}), None);
     assert_eq!(found(&|rows| rows[99].entry.latency_us += 1), Some(100), "changed");
-    assert_eq!(found(&|rows| rows[99] = Row::chain(100, nth(3), rows[98].hash)), Some(101), "replaced with its hash");
+    let replaced = rewritten(&|rows| rows[99] = Row::chain(100, nth(3), rows[98].hash)).first_bad.unwrap();
+    assert!((97..=101).contains(&replaced.seq), "replaced with its hash, found by a signed mark: {replaced:?}");
     assert_eq!(found(&|rows| drop(rows.remove(99))), Some(100), "removed");
     assert_eq!(found(&|rows| rows.truncate(150)), Some(151), "cut off");
     let moved = |rows: &mut Vec<Row>| {
@@ -619,7 +620,8 @@ fn tampering_is_found_at_the_row() {
             prev = row.hash;
         }
     };
-    assert_eq!(found(&rebuilt), Some(200), "rewritten with all hashes: HEAD knows better");
+    let rebuilt = rewritten(&rebuilt).first_bad.unwrap();
+    assert!(rebuilt.seq <= 11 && rebuilt.what.contains("made anew"), "rewritten with all hashes: {rebuilt:?}");
 }
 
 #[test]
@@ -674,13 +676,17 @@ fn sealed_days(store: &Store) -> usize {
     days::sealed(&store.inner.state, 0, u32::MAX).unwrap().len()
 }
 
+fn sealed_hours(store: &Store) -> usize {
+    hours::sealed(&store.inner.state, 0, u32::MAX).unwrap().len()
+}
+
 /// An entry `hours` after the start.
 fn hours_later(n: u64, hours: i64) -> Entry {
     Entry { at: Wall(START.0 + hours * 3_600_000_000 + i64::try_from(n).unwrap()), ..nth(n) }
 }
 
 #[test]
-fn an_old_store_gets_its_days_while_it_runs() {
+fn an_old_store_gets_its_hours_and_days_while_it_runs() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let mut writer = store.ledger_writer().unwrap();
@@ -693,13 +699,11 @@ fn an_old_store_gets_its_days_while_it_runs() {
     let state = shelf::Shelf::closed(dir.path().join("state"), 1 << 20);
     let mut old = sled::Batch::default();
     codec::put(&mut old, b"!schema", 1, &[1]);
-    let of_days = |db: &sled::Db| {
-        db.scan_prefix(b"d")
-            .chain(db.scan_prefix(b"s"))
-            .map(|kv| kv.map(|(key, _)| key))
-            .collect::<sled::Result<Vec<_>>>()
+    let coarse = |db: &sled::Db| {
+        let keys = [b"d", b"s", b"b", b"u"].into_iter().flat_map(|prefix| db.scan_prefix(prefix));
+        keys.map(|kv| kv.map(|(key, _)| key)).collect::<sled::Result<Vec<_>>>()
     };
-    for key in state.read(of_days).unwrap() {
+    for key in state.read(coarse).unwrap() {
         old.remove(key);
     }
     state.commit(old, Reach::Disk).unwrap();
@@ -710,22 +714,44 @@ fn an_old_store_gets_its_days_while_it_runs() {
     assert_eq!(fs::read_to_string(dir.path().join("VERSION")).unwrap(), "breakwater store schema 1\n");
     let (store, _) = open(dir.path());
     assert_eq!(
-        (sealed_days(&store), fs::read_to_string(dir.path().join("VERSION")).unwrap()),
-        (0, "breakwater store schema 2\n".into())
+        (sealed_hours(&store), sealed_days(&store), fs::read_to_string(dir.path().join("VERSION")).unwrap()),
+        (0, 0, "breakwater store schema 4\n".into())
     );
     let mut writer = store.ledger_writer().unwrap();
     writer.tick(START).unwrap();
-    assert_eq!(sealed_days(&store), 4, "all but the running one");
+    assert_eq!((sealed_hours(&store), sealed_days(&store)), (79, 4), "all but the running ones");
     assert_sums_equal_a_recount(&store, TimeRange::ALL);
     // A late row takes its day's sums away until the day is left alone again.
     writer.append(&[LedgerItem::Row(hours_later(81, 10))], START.plus(Duration::from_secs(2))).unwrap();
     assert_sums_equal_a_recount(&store, TimeRange::ALL);
-    assert_eq!(sealed_days(&store), 3);
+    assert_eq!((sealed_hours(&store), sealed_days(&store)), (78, 3));
     writer.tick(START.plus(Duration::from_secs(4))).unwrap();
-    assert_eq!(sealed_days(&store), 4);
+    assert_eq!((sealed_hours(&store), sealed_days(&store)), (79, 4));
     assert_sums_equal_a_recount(&store, TimeRange::ALL);
     let cut = TimeRange { from: Some(Wall(START.0 + 5_000_000_000)), to: Some(hours_later(0, 70).at) };
     assert_sums_equal_a_recount(&store, cut);
+}
+
+#[test]
+fn sums_for_no_key_and_no_tag_read_nothing_else_of_hours_that_are_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let mut writer = store.ledger_writer().unwrap();
+    let batch: Vec<_> = (0..200_u64).map(|n| LedgerItem::Row(hours_later(n, i64::try_from(n / 4).unwrap()))).collect();
+    writer.append(&batch, START).unwrap();
+    writer.tick(START.plus(Duration::from_secs(2))).unwrap();
+    writer.close().unwrap();
+    let groups = [GroupBy::Total, GroupBy::Endpoint, GroupBy::Model, GroupBy::Route, GroupBy::Day, GroupBy::Hour];
+    let sums = || groups.iter().map(|by| store.reader().sums(TimeRange::ALL, by).unwrap()).collect::<Vec<_>>();
+    let before = sums();
+    let mut batch = sled::Batch::default();
+    let marked = hours::sealed(&store.inner.state, 0, u32::MAX).unwrap();
+    assert_eq!(marked.len(), 49);
+    for hour in marked.into_iter().filter(|hour| store.inner.live.read().hours().all(|(live, _)| live != *hour)) {
+        cell::remove(&store.inner.state, cell::Grain::Hour, hour, &mut batch).unwrap();
+    }
+    store.inner.state.commit(batch, Reach::Memory).unwrap();
+    assert_eq!(sums(), before);
 }
 
 #[test]
@@ -788,6 +814,13 @@ proptest! {
             assert_sums_equal_a_recount(&store, range);
             writer.append(std::slice::from_ref(late), START.plus(Duration::from_secs(step as u64 * 4 + 4))).unwrap();
             assert_sums_equal_a_recount(&store, TimeRange::ALL);
+            // Killed when the late row is there and the sums that it changes are not.
+            let killed = dir.path().join(format!("killed-{step}"));
+            copy(&copied, &killed);
+            let (store, _) = open(&killed);
+            assert_sums_equal_a_recount(&store, TimeRange::ALL);
+            store.ledger_writer().unwrap().close().unwrap();
+            assert_sums_equal_a_recount(&store, range);
         }
     }
 }

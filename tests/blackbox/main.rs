@@ -5,9 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adaptive;
 mod auth;
 mod bad_input;
 mod breaker;
+mod budgets;
 mod cancel;
 mod cli;
 mod distribution;
@@ -20,9 +22,12 @@ mod keys;
 mod ledger;
 mod ledger_accounts;
 mod ledger_exports;
+mod ledger_retention;
+mod ledger_signed;
 mod limits;
 mod metrics;
 mod queue;
+mod reconcile;
 mod registry;
 mod reload;
 mod restart;

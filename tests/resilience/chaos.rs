@@ -90,6 +90,9 @@ async fn what_an_injected_status_says_is_obeyed() {
     gateway.chat(&chat_body("chat")).await.expect(200);
     stop(&gateway, &id).await;
     let endpoint = gateway.endpoint("a").await;
+    let until: jiff::Timestamp = endpoint["paused"]["until"].as_str().expect("a pause").parse().unwrap();
+    let left = until.duration_since(jiff::Timestamp::now()).as_secs_f64();
+    assert!((4.0..7.1).contains(&left), "as long as its header says, not the default of a second: {left}");
     assert_eq!(endpoint["paused"]["reason"], "rate_limited", "{endpoint}");
     assert_eq!(
         gateway.chat(&chat_body("chat")).await.need("x-breakwater-endpoint"),
@@ -121,7 +124,7 @@ async fn streams_are_cut_broken_and_slowed_after_content() {
         let took = began.elapsed();
         assert_eq!(said(&answer), whole_text(16));
         // 15 gaps of 50 ms; a whole answer of some 300 bytes at 80 a second.
-        assert!(took >= ms(740) && took < secs(9), "{took:?}");
+        assert!(took >= ms(740) && took < secs(20), "{took:?}");
     }
     let card = stop(&gateway, &id).await;
     assert_eq!((&card["hits"], &card["rescued"]), (&json!(2), &json!(2)), "{card}");
@@ -129,7 +132,7 @@ async fn streams_are_cut_broken_and_slowed_after_content() {
     let (began, answer) = (Instant::now(), gateway.chat(&chat_body("chat")).await);
     let expected = answer.body.len() as f64 / 1000.0;
     let took = began.elapsed().as_secs_f64();
-    assert!(took >= expected * 0.95 && took < expected + 2.0, "{took} s for {} bytes", answer.body.len());
+    assert!(took >= expected * 0.95 && took < expected + 5.0, "{took} s for {} bytes", answer.body.len());
     stop(&gateway, &id).await;
 }
 
@@ -259,6 +262,28 @@ async fn it_is_seen_while_it_runs_and_ends_by_itself() {
             && seen.contains("\"what\":\"ended\""),
         "{seen}"
     );
+}
+
+#[tokio::test]
+async fn a_request_that_outlives_its_experiment_still_counts() {
+    let (a, b) = (provider("a"), provider("b"));
+    let patient = ["timeouts: {first_byte: 2s}"];
+    let gateway = Gateway::start(&pair(&a, &b, &patient).top("chaos: allowed")).await;
+    let id = start(&gateway, "a", 1.0, json!({"kind": "hang"})).await;
+    let body = chat_body("chat");
+    let ended = async {
+        eventually(secs(5), "the request hangs", async || {
+            gateway.admin_get(&format!("/admin/chaos/{id}")).await["scorecard"]["hits"] == 1
+        })
+        .await;
+        stop(&gateway, &id).await
+    };
+    let (answer, at_the_end) = futures_util::future::join(gateway.chat(&body), ended).await;
+    assert_eq!((&at_the_end["under_way"], &at_the_end["rescued"]), (&json!(1), &json!(0)), "{at_the_end}");
+    assert_eq!(answer.expect(200).need("x-breakwater-endpoint"), "b", "it hangs on, as it would at the vendor");
+    let later = gateway.admin_get(&format!("/admin/chaos/{id}")).await["scorecard"].clone();
+    assert_eq!((&later["under_way"], &later["rescued"], &later["lost"]), (&json!(0), &json!(1), &json!(0)), "{later}");
+    assert_eq!(gateway.chat(&body).await.need("x-breakwater-endpoint"), "a");
 }
 
 #[tokio::test]

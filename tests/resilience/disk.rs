@@ -2,7 +2,7 @@
 
 use crate::providers::{alone, faulty, pair, provider, set};
 use crate::support::ledger::{cost, read_csv};
-use crate::support::{Gateway, Run, Setup, binary, breakwater, chat_body, eventually, ms, secs};
+use crate::support::{Gateway, Run, Setup, Upstream, binary, breakwater, chat_body, eventually, ms, secs};
 use breakwater::sim::{FaultKind, Handle};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -323,4 +323,26 @@ async fn a_disk_that_stalls_for_two_seconds() {
     gateway.wait_rows(sent).await;
     assert!(began.elapsed() >= ms(1_900), "nothing came before the stall was over");
     gateway.run_by_url(&["ledger", "verify"]).expect(0);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_is_told_before_it_is() {
+    let a = Upstream::start();
+    let mut gateway = Gateway::start(&Setup::single(&a).store("low_space: 1000000GiB")).await;
+    eventually(secs(10), "readiness tells", async || {
+        gateway.get("/health/ready").await.expect(200).json()["status"] == "disk_low"
+    })
+    .await;
+    let ready = gateway.get("/health/ready").await.json();
+    assert_eq!(ready["ledger"]["disk_low"], true, "{ready}");
+    assert!(ready["ledger"]["free_bytes"].as_u64().is_some_and(|free| free > 0), "{ready}");
+    gateway.chat(&chat_body("chat")).await.expect(200);
+    assert!(gateway.get("/metrics").await.text().lines().any(|l| l == "breakwater_store_disk_low 1"));
+    tokio::time::sleep(secs(3)).await;
+    assert_eq!(gateway.log().matches("disk_low").count(), 1, "once per change: {}", gateway.log());
+    let config = std::fs::read_to_string(gateway.config()).unwrap();
+    std::fs::write(gateway.config(), config.replace("1000000GiB", "1B")).unwrap();
+    gateway.restart().await;
+    tokio::time::sleep(secs(2)).await;
+    assert_eq!(gateway.get("/health/ready").await.json()["status"], "ready");
 }

@@ -12,6 +12,7 @@ mod disk;
 mod hedge;
 mod overload;
 mod providers;
+mod recover;
 mod restart;
 mod streams;
 mod upstream;

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import urllib.request
 
 import openai
 import pytest
@@ -174,6 +175,27 @@ def test_a_keys_rate_limit(gateway):
             client.chat.completions.create(model="chat", messages=HELLO)
     assert error.value.code == "rate_limit_exceeded"
     assert int(error.value.response.headers["retry-after"]) >= 1
+
+
+def test_a_spent_budget_is_not_asked_again(gateway):
+    """The SDK repeats a 429 by itself, unless it is told that that is in vain."""
+    budget = {"amount_usd": "0.000001", "period": "total"}
+    secret = admin(gateway, "POST", "/admin/keys", {"name": "poor", "budget": budget})["secret"]
+    with openai.OpenAI(base_url=f"{gateway.base}/v1", api_key=secret, max_retries=3) as client:
+        before = answered(gateway, "4xx")
+        with pytest.raises(openai.RateLimitError) as raised:
+            client.chat.completions.create(model="chat", messages=HELLO)
+        assert raised.value.code == "budget_exceeded"
+        assert raised.value.response.headers["x-should-retry"] == "false"
+        assert answered(gateway, "4xx") == before + 1
+
+
+def answered(gateway, status_class):
+    """How many requests the gateway has answered with statuses of the class."""
+    with urllib.request.urlopen(f"{gateway.base}/metrics", timeout=10) as metrics:
+        wanted = f'breakwater_requests_total{{class="{status_class}"}} '
+        lines = metrics.read().decode().splitlines()
+    return int(next(line for line in lines if line.startswith(wanted)).removeprefix(wanted))
 
 
 def test_an_upstreams_rate_limit(client):

@@ -11,6 +11,7 @@
     reason = "tests tell what they did and how long it took"
 )]
 
+mod money;
 mod run;
 mod scenario;
 #[path = "../world/mod.rs"]
@@ -92,14 +93,18 @@ fn every_promise_is_kept_through_outages_limits_restarts_and_kills() {
     let sum = |of: fn(&Report) -> u64| runs.iter().map(|(_, r)| of(r)).sum::<u64>();
     let time: Duration = runs.iter().map(|(_, r)| r.time).sum();
     println!(
-        "{} scenarios, {:.1} virtual hours in {:.0} s: {} requests ({} answered in full), {} calls, {} rows, {} kills",
+        "{} scenarios, {:.1} virtual hours in {:.0} s: {} requests ({} answered in full, {} of those shortened by a budget, \
+         {} refused by one), {} calls, {} rows ({} orphans), {} kills",
         runs.len(),
         time.as_secs_f64() / 3600.0,
         began.elapsed().as_secs_f64(),
         sum(|r| r.requests),
         sum(|r| r.complete),
+        sum(|r| r.lowered),
+        sum(|r| r.over_budget),
         sum(|r| r.calls),
         sum(|r| r.rows),
+        sum(|r| r.orphans),
         sum(|r| r.kills),
     );
     if let Some((seed, report)) = runs.iter().find(|(_, r)| !r.violations.is_empty()) {
@@ -107,6 +112,9 @@ fn every_promise_is_kept_through_outages_limits_restarts_and_kills() {
     }
     // A simulation in which nothing happens shows nothing.
     assert!(sum(|r| r.requests) > 0 && sum(|r| r.complete) > 0 && sum(|r| r.calls) > sum(|r| r.complete));
+    if runs.len() > 1 {
+        assert!(sum(|r| r.lowered) > 0 && sum(|r| r.over_budget) > 0, "no budget was ever short");
+    }
 }
 
 #[test]

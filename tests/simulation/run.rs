@@ -1,23 +1,25 @@
 //! Runs a scenario from its first life to its last, and holds what happened against what is promised.
 
+use crate::money;
 use crate::scenario::{Scenario, Span};
 use crate::world::Journal;
-use crate::world::client::{End, Request, ask};
+use crate::world::client::{End, Request, ask, body};
 use crate::world::life::{EPOCH, Ending, Life};
 use crate::world::provider::World;
 use breakwater::actors::messages::{Act, Operate, PanicNow};
 use breakwater::clock;
 use breakwater::domain::breaker::State;
 use breakwater::domain::gate::Door;
-use breakwater::domain::ledger::Row;
+use breakwater::domain::ledger::{Entry, Row};
 use breakwater::domain::money::NanoUsd;
 use breakwater::domain::sums::{GroupBy, TimeRange};
 use breakwater::domain::time::Wall;
 use breakwater::engine::access::Caller;
+use breakwater::engine::error::Code;
 use breakwater::engine::gateway::{Gateway, Worker};
 use fastrand::Rng;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,8 +38,12 @@ pub struct Report {
     pub time: Duration,
     pub requests: u64,
     pub complete: u64,
+    /// Complete as far as a hard budget paid for it.
+    pub lowered: u64,
+    pub over_budget: u64,
     pub calls: u64,
     pub rows: u64,
+    pub orphans: u64,
     pub kills: u64,
     pub violations: Vec<String>,
     /// The journal's lines about the first violation.
@@ -50,6 +56,7 @@ struct Asked {
     max_attempts: u32,
     /// `None` while it runs; for ever, if a kill came first.
     ended: Option<(End, Wall)>,
+    lowered: bool,
 }
 
 /// An endpoint's breaker as the last life left it.
@@ -67,13 +74,14 @@ struct Run<'a> {
     dice: Rng,
     remembered: Vec<Remembered>,
     rows: u64,
+    orphans: u64,
 }
 
 pub fn run(scenario: &Scenario, folder: &Path) -> Report {
     let world = World::new(scenario.natures.clone(), Journal::default());
     let dice = Rng::with_seed(scenario.seed ^ 0x5eed);
-    let mut run =
-        Run { scenario, world, asked: Rc::default(), ends: Vec::new(), dice, remembered: Vec::new(), rows: 0 };
+    let (asked, ends, remembered) = (Rc::default(), Vec::new(), Vec::new());
+    let mut run = Run { scenario, world, asked, ends, dice, remembered, rows: 0, orphans: 0 };
     let mut time = Duration::ZERO;
     let last = Span { lasts: Duration::ZERO, ending: Ending::Graceful, ..scenario.lives[0] };
     for (number, span) in scenario.lives.iter().copied().chain([last]).enumerate() {
@@ -110,6 +118,7 @@ impl Run<'_> {
         };
         let work = async |worker: Rc<Worker>| {
             check_memory(&worker.gateway, &before, &world);
+            money::check(&worker.gateway, &entries(&worker.gateway), world.journal());
             load.run(&worker, span.lasts).await;
             memory(&worker.gateway)
         };
@@ -118,7 +127,8 @@ impl Run<'_> {
         self.ends.push(EPOCH.plus(ends));
         if let Some(rows) = found {
             self.compare(&rows);
-            self.rows = rows.values().map(|r| r.count as u64).sum();
+            self.rows = rows.values().map(|r| u64::from(r.count)).sum();
+            self.orphans = rows.values().map(|r| u64::from(r.orphans)).sum();
         }
         ends
     }
@@ -129,13 +139,15 @@ impl Run<'_> {
         let present = self.ends.len() - 1;
         for (name, asked) in &*self.asked.borrow() {
             let (calls, found) = (self.world.calls_for(name), rows.get(name));
-            let count = found.map_or(0, |f| f.count);
+            // Of an orphan nobody knows whether its call was made.
+            let (count, orphans) = found.map_or((0, 0), |f| (f.count, f.orphans));
             let killed = self.scenario.lives.get(asked.life).is_some_and(|l| l.ending == Ending::Kill);
             let strict = self.scenario.lives.get(asked.life).is_some_and(|l| l.durability == "strict");
             let died = self.ends[asked.life.min(present)];
             let settled = asked.ended.is_some_and(|(_, at)| at.plus(COMMITTED) < died);
             let told = asked.ended.is_some_and(|(end, _)| end == End::Complete);
-            if count > calls || ((!killed || settled) && count != calls) {
+            let too_many = count - orphans > calls || (orphans > 0 && !killed);
+            if too_many || ((!killed || settled) && count != calls) {
                 journal.violation(format!("{name}: {calls} calls and {count} rows"));
             }
             if told && strict && !found.is_some_and(|f| f.succeeded) {
@@ -155,15 +167,18 @@ impl Run<'_> {
         let violations = journal.violations();
         let about = violations.first().and_then(|v| v.split(':').next()).unwrap_or_default();
         let asked = self.asked.borrow();
-        let complete = asked.values().filter(|a| a.ended.is_some_and(|(end, _)| end == End::Complete)).count();
+        let ended = |of: End| asked.values().filter(move |a| a.ended.is_some_and(|(end, _)| end == of));
         Report {
             hash: journal.hash(),
             events: journal.events(),
             time,
             requests: asked.len() as u64,
-            complete: complete as u64,
+            complete: ended(End::Complete).count() as u64,
+            lowered: ended(End::Complete).filter(|a| a.lowered).count() as u64,
+            over_budget: ended(End::Refused(Code::BudgetExceeded)).count() as u64,
             calls: self.world.calls(),
             rows: self.rows,
+            orphans: self.orphans,
             kills: self.scenario.lives.iter().filter(|l| l.ending == Ending::Kill).count() as u64,
             lines: journal.lines_about(about),
             violations,
@@ -189,7 +204,16 @@ fn at_rest(gateway: &Gateway, world: &World) {
 #[derive(Default)]
 struct OfRequest {
     count: u32,
+    /// Attempts that a kill overtook under a hard budget.
+    orphans: u32,
+    /// The attempts' numbers.
+    attempts: BTreeSet<u16>,
     succeeded: bool,
+}
+
+fn entries(gateway: &Gateway) -> Vec<Entry> {
+    let rows = gateway.ledger.reader().rows(TimeRange::ALL).expect("rows");
+    rows.map(|row| row.expect("a sound row").entry).collect()
 }
 
 /// Reads the whole ledger: its chain, its sums against its rows, and the rows of each request.
@@ -201,6 +225,7 @@ fn ledger(gateway: &Gateway, world: &World) -> BTreeMap<String, OfRequest> {
     }
     let mut by_endpoint: BTreeMap<String, (u64, u64, NanoUsd)> = BTreeMap::new();
     let mut by_request: BTreeMap<String, OfRequest> = BTreeMap::new();
+    money::check(gateway, &entries(gateway), journal);
     for row in reader.rows(TimeRange::ALL).expect("rows") {
         let Row { seq, entry, .. } = row.expect("a sound row");
         journal.note(&format!(
@@ -212,8 +237,9 @@ fn ledger(gateway: &Gateway, world: &World) -> BTreeMap<String, OfRequest> {
         let request = by_request.entry(entry.request_id.to_string()).or_default();
         request.count += 1;
         request.succeeded |= &*entry.outcome == "success";
-        if u32::from(entry.attempt) < 1 {
-            journal.violation(format!("{}: an attempt without a number", entry.request_id));
+        request.orphans += u32::from(entry.decision.ends_with(";orphan"));
+        if entry.attempt < 1 || !request.attempts.insert(entry.attempt) {
+            journal.violation(format!("{}: two rows of attempt {}, or one of none", entry.request_id, entry.attempt));
         }
     }
     let sums = reader.sums(TimeRange::ALL, &GroupBy::Endpoint).expect("sums");
@@ -321,12 +347,19 @@ impl Load {
         let hinted = hinted.and_then(|(_, n)| n.parse().ok()).unwrap_or(u32::MAX);
         let alone = request.hints.iter().any(|(name, _)| *name == "no-fallback");
         let max_attempts = if alone { 1 } else { route.max_attempts.min(hinted) };
-        self.asked.borrow_mut().insert(request.name.clone(), Asked { life: self.number, max_attempts, ended: None });
+        self.asked
+            .borrow_mut()
+            .insert(request.name.clone(), Asked { life: self.number, max_attempts, ended: None, lowered: false });
         let (world, asked, worker) = (Rc::clone(&self.world), Rc::clone(&self.asked), Rc::clone(worker));
         actix::spawn(async move {
             let seen = ask(&world, &worker, Caller::Anyone, &request).await;
+            if seen.end == End::Refused(Code::BudgetExceeded) {
+                let bytes = body(&request).len();
+                money::check_refusal(&worker.gateway, &request.name, bytes, &seen.why, world.journal());
+            }
             if let Some(asked) = asked.borrow_mut().get_mut(&request.name) {
                 asked.ended = Some((seen.end, clock::wall()));
+                asked.lowered = seen.lowered;
             }
         });
     }
@@ -348,10 +381,15 @@ impl Load {
         if dice.f64() < 0.03 {
             hints.push(("no-fallback", "true".into()));
         }
+        if self.scenario.money.teams {
+            hints.extend(["a", "b"].get(dice.usize(..3)).map(|team| ("tag", format!("team={team}"))));
+        }
         Request {
             name: format!("r{}-{}", self.number, self.serial),
             route: route.name.clone(),
             tokens: dice.usize(1..40),
+            max_tokens: (dice.f64() < 0.3).then(|| dice.usize(1..60)),
+            recovers: route.recovers,
             stream: dice.bool(),
             leaves_after: (dice.f64() < 0.05).then(|| Duration::from_millis(dice.u64(1..8_000))),
             must_end_by: deadline + SLACK,

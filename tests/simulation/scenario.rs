@@ -1,5 +1,6 @@
 //! What a seed stands for: providers and their weather, a configuration, the lives of the process, and the load.
 
+use crate::money::Money;
 use crate::world::life::Ending;
 use crate::world::weather::{Nature, nasty};
 use breakwater::sim::{FaultKind, Latency, Schedule};
@@ -16,6 +17,8 @@ pub struct Route {
     pub name: String,
     pub max_attempts: u32,
     pub deadline: Duration,
+    /// Streams that break off are gone on with.
+    pub recovers: bool,
 }
 
 /// One life of the process.
@@ -37,6 +40,7 @@ pub struct Scenario {
     pub lives: Vec<Span>,
     /// Requests per second, on average, while there is load.
     pub rate: f64,
+    pub money: Money,
 }
 
 fn pick<T: Copy>(dice: &mut Rng, from: &[T]) -> T {
@@ -52,11 +56,13 @@ impl Scenario {
         let mut dice = Rng::with_seed(seed);
         let count = dice.usize(2..=5);
         let natures: Vec<_> = (0..count).map(|i| nature(&mut dice, i)).collect();
-        let routes: Vec<_> = ["chat", "safe", "quick"].into_iter().map(|name| route(&mut dice, name)).collect();
-        let config = config(&mut dice, &natures, &routes);
+        let mut routes: Vec<_> = ["chat", "safe", "quick"].into_iter().map(|name| route(&mut dice, name)).collect();
+        let money = Money::of(seed, &natures, &routes);
+        let config = config(&mut dice, &natures, &mut routes, &money);
         let lives = dice.usize(2..=4);
         let lives = (0..lives).map(|_| span(&mut dice)).collect();
-        Self { seed, natures, config, routes, lives, rate: pick(&mut dice, &[0.05, 0.2, 0.5, 1.0, 3.0]) }
+        let rate = pick(&mut dice, &[0.05, 0.2, 0.5, 1.0, 3.0]);
+        Self { seed, natures, config, routes, lives, rate, money }
     }
 }
 
@@ -94,11 +100,11 @@ fn nature(dice: &mut Rng, i: usize) -> Nature {
 
 fn route(dice: &mut Rng, name: &str) -> Route {
     let deadline = if name == "quick" { Duration::from_millis(dice.u64(300..4_000)) } else { secs(dice.u64(10..90)) };
-    Route { name: name.into(), max_attempts: dice.u32(1..=6), deadline }
+    Route { name: name.into(), max_attempts: dice.u32(1..=6), deadline, recovers: false }
 }
 
-fn config(dice: &mut Rng, natures: &[Nature], routes: &[Route]) -> String {
-    let mut text = String::from("server: {auth: open, drain: 5s}\nproviders:\n");
+fn config(dice: &mut Rng, natures: &[Nature], routes: &mut [Route], money: &Money) -> String {
+    let mut text = format!("server: {{auth: open, drain: 5s}}\n{}providers:\n", money.head);
     for n in natures {
         let name = &n.name;
         writeln!(text, "  {name}: {{dialect: openai, base_url: 'http://{name}.example/v1', allow_private: true}}")
@@ -124,13 +130,14 @@ fn config(dice: &mut Rng, natures: &[Nature], routes: &[Route]) -> String {
             "  {name}: {{provider: {name}, model: m-{name}, weight: {}, quality: 0.{}, probe: {probe}, domain: {domain}, \
              price: {{input: {}.{:02}, output: {}.{:02}}}, \
              limits: {{concurrency: {concurrency}, max_wait: {max_wait}{more}}}, \
-             timeouts: {{first_byte: {first_byte}, idle: {idle}, total: 120s}}}}",
+             timeouts: {{first_byte: {first_byte}, idle: {idle}, total: 120s}}{}}}",
             dice.u32(1..8),
             dice.u32(1..9),
             price / 100,
             price % 100,
             price / 50,
             price % 100,
+            money.of_endpoint(name),
         )
         .unwrap();
     }
@@ -139,15 +146,19 @@ fn config(dice: &mut Rng, natures: &[Nature], routes: &[Route]) -> String {
     for route in routes {
         let mut endpoints = all.clone();
         dice.shuffle(&mut endpoints);
+        let (strategy, backoff) = (pick(dice, &STRATEGIES), pick(dice, &[100, 200, 1_000]));
+        let hedge = pick(dice, &["off", "off", "{after: p90, max_extra: 0.5}", "{after: 150ms, max_extra: 1.0}"]);
+        let recover = pick(dice, &["off", "continue"]);
+        route.recovers = recover == "continue";
         writeln!(
             text,
-            "  {}: {{strategy: {}, endpoints: [{}], deadline: {}ms, retry: {{max_attempts: {}, backoff: {}ms}}}}",
+            "  {}: {{strategy: {strategy}, endpoints: [{}], deadline: {}ms, retry: {{max_attempts: {}, backoff: {backoff}ms}}, \
+             hedge: {hedge}, recover: {recover}{}}}",
             route.name,
-            pick(dice, &STRATEGIES),
             endpoints.join(", "),
             route.deadline.as_millis(),
             route.max_attempts,
-            pick(dice, &[100, 200, 1_000]),
+            money.of_route(&route.name),
         )
         .unwrap();
     }

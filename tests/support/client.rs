@@ -96,7 +96,7 @@ impl Sse {
     /// The one comment that says what the stream cost.
     #[track_caller]
     pub fn cost_comment(&self) -> &str {
-        let all: Vec<_> = self.comments.iter().filter(|c| c.starts_with("breakwater ")).collect();
+        let all: Vec<_> = self.comments.iter().filter(|c| c.starts_with("breakwater cost_usd=")).collect();
         assert_eq!(all.len(), 1, "one cost comment in {:?}", self.comments);
         all[0]
     }

@@ -25,6 +25,10 @@ pub enum Reply {
     Completion,
     /// A completion after a time.
     Slow(Duration),
+    /// A completion after `time`, or as much longer as more than `room` requests are being answered: a queue.
+    Crowded { room: usize, time: Duration },
+    /// A completion that uses as many tokens as the request allows, at most so many, after a time.
+    Metered { wish: u64, time: Duration },
     /// A stream with this long a pause before each of so many words; unary requests get [`Reply::Completion`].
     Trickle { words: usize, gap: Duration },
     /// A status with headers and a body of the given type.
@@ -278,6 +282,17 @@ fn answer(to: &mut TcpStream, shared: &Shared, seen: &Seen, reply: &Reply, numbe
             }
             return answer(to, shared, seen, &Reply::Completion, number);
         }
+        Reply::Crowded { room, time } => {
+            let shares = shared.running.load(Ordering::SeqCst).max(*room);
+            let time = *time * u32::try_from(shares).unwrap() / u32::try_from(*room).unwrap();
+            return answer(to, shared, seen, &Reply::Slow(time), number);
+        }
+        Reply::Metered { wish, time } => {
+            if let Some(end) = stay(to, shared, *time) {
+                return end;
+            }
+            metered(to, seen, *wish, streamed)
+        }
         Reply::FailEvery(n) if number.is_multiple_of(*n) => {
             return answer(to, shared, seen, &Reply::status(500), number);
         }
@@ -317,6 +332,25 @@ fn answer(to: &mut TcpStream, shared: &Shared, seen: &Seen, reply: &Reply, numbe
         }
     };
     if written.is_ok() { End::KeepAlive } else { End::CallerLeft }
+}
+
+/// A completion that keeps to the request's maximum and reports just that.
+fn metered(to: &mut TcpStream, seen: &Seen, wish: u64, streamed: bool) -> std::io::Result<()> {
+    let body = seen.json();
+    let most = ["max_tokens", "max_completion_tokens"].iter().filter_map(|member| body[member].as_u64()).min();
+    let tokens = most.map_or(wish, |most| most.min(wish));
+    let usage =
+        json!({"prompt_tokens": PROMPT_TOKENS, "completion_tokens": tokens, "total_tokens": PROMPT_TOKENS + tokens});
+    if streamed {
+        let end = chunk_event(&json!([{"index": 0, "delta": {}, "finish_reason": "length"}]), &Value::Null)
+            + &chunk_event(&json!([]), &usage)
+            + "data: [DONE]\n\n";
+        let all = stream_event(0) + &text_event("counted") + &end;
+        return write_chunked_head(to).and_then(|()| write_chunk(to, &all)).and_then(|()| end_chunks(to));
+    }
+    let mut answer = completion();
+    answer["usage"] = usage;
+    write_whole(to, 200, &[], "application/json", answer.to_string().as_bytes())
 }
 
 /// The unary completion.

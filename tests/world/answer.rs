@@ -15,8 +15,10 @@ pub struct Asked {
     pub request: String,
     pub model: String,
     pub stream: bool,
-    /// Length of the answer.
+    /// Length of the answer, as far as `most` lets it be told.
     pub tokens: usize,
+    /// The whole answer's length.
+    pub wanted: usize,
     /// The token to begin with: 0, or the one after the text that an assistant has said already.
     pub from: usize,
 }
@@ -42,16 +44,24 @@ impl Asked {
         let prompt = content("user", false);
         let mut words = prompt.split(' ').skip(1);
         let request = words.next().expect("a name").to_owned();
-        let tokens = words.next().and_then(|n| n.parse().ok()).expect("a length");
+        let tokens: usize = words.next().and_then(|n| n.parse().ok()).expect("a length");
         let said = content("assistant", true);
         let last = said.split(' ').next_back().and_then(|w| w.strip_prefix('t')).and_then(|n| n.parse::<usize>().ok());
+        let from = last.map_or(0, |n| n + 1);
+        let most = ["max_tokens", "max_completion_tokens"].into_iter().find_map(|name| body[name].as_u64());
+        let most = most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
         Self {
             request,
             model: body["model"].as_str().unwrap_or_default().to_owned(),
             stream: body["stream"] == true,
-            tokens,
-            from: last.map_or(0, |n| n + 1),
+            tokens: tokens.min(from.saturating_add(most)),
+            wanted: tokens,
+            from,
         }
+    }
+
+    fn finish_reason(&self) -> &'static str {
+        if self.tokens < self.wanted { "length" } else { "stop" }
     }
 }
 
@@ -160,7 +170,7 @@ fn usage(asked: &Asked) -> Value {
 fn whole(asked: &Asked, fault: Option<&FaultKind>) -> Vec<Piece> {
     let mut body = json!({
         "id": "c", "object": "chat.completion", "created": 0, "model": asked.model,
-        "choices": [{"index": 0, "finish_reason": "stop",
+        "choices": [{"index": 0, "finish_reason": asked.finish_reason(),
             "message": {"role": "assistant", "content": text(asked.from, asked.tokens)}}],
     });
     if !matches!(fault, Some(FaultKind::NoUsage)) {
@@ -231,7 +241,7 @@ fn stream_of(asked: &Asked, fault: Option<&FaultKind>, gap: Duration) -> Vec<Pie
     if matches!(fault, Some(FaultKind::EndWithoutDone { .. })) {
         return pieces;
     }
-    pieces.push(Piece::Bytes(Duration::ZERO, event(asked, &json!({}), Some("stop"))));
+    pieces.push(Piece::Bytes(Duration::ZERO, event(asked, &json!({}), Some(asked.finish_reason()))));
     if !matches!(fault, Some(FaultKind::NoUsage)) {
         let chunk = json!({
             "id": "c", "object": "chat.completion.chunk", "created": 0, "model": asked.model,

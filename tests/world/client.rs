@@ -8,6 +8,7 @@ use breakwater::engine::access::Caller;
 use breakwater::engine::error::Code;
 use breakwater::engine::gateway::Worker;
 use breakwater::engine::hints::Hints;
+use breakwater::engine::hold::Cap;
 use breakwater::engine::serve::{self, Served};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -21,6 +22,10 @@ pub struct Request {
     pub name: String,
     pub route: String,
     pub tokens: usize,
+    /// The client's own limit.
+    pub max_tokens: Option<usize>,
+    /// Its route has streams gone on with: each attempt has a maximum of its own, and only the first one's is told beforehand.
+    pub recovers: bool,
     pub stream: bool,
     /// The client goes after this long.
     pub leaves_after: Option<Duration>,
@@ -53,20 +58,26 @@ pub struct Seen {
     /// To the first content of a stream.
     pub first: Option<Duration>,
     pub attempts: u32,
+    /// A hard budget had the answer's maximum lowered.
+    pub lowered: bool,
     pub why: String,
 }
 
 pub fn body(request: &Request) -> Bytes {
     let prompt = format!("q {} {}", request.name, request.tokens);
-    json!({"model": request.route, "stream": request.stream, "messages": [{"role": "user", "content": prompt}]})
-        .to_string()
-        .into()
+    let mut body =
+        json!({"model": request.route, "stream": request.stream, "messages": [{"role": "user", "content": prompt}]});
+    if let Some(most) = request.max_tokens {
+        body["max_tokens"] = most.into();
+    }
+    body.to_string().into()
 }
 
 /// Asks, and notes the end in the world's journal.
 pub async fn ask(world: &World, worker: &Rc<Worker>, caller: Caller, request: &Request) -> Seen {
     let started = clock::now();
-    let mut seen = Seen { end: End::Hung, took: Duration::ZERO, first: None, attempts: 0, why: String::new() };
+    let mut seen =
+        Seen { end: End::Hung, took: Duration::ZERO, first: None, attempts: 0, lowered: false, why: String::new() };
     let limit = request.leaves_after.unwrap_or(request.must_end_by).min(request.must_end_by);
     let asked = tokio::time::timeout(limit, asked(worker, caller, request, &mut seen)).await;
     seen.end = match asked {
@@ -107,17 +118,18 @@ async fn asked(worker: &Rc<Worker>, caller: Caller, request: &Request, seen: &mu
             End::Refused(failure.error.code)
         }
         Ok(Served::Whole { head, status: 200, body, .. }) => {
-            seen.attempts = head.attempts;
+            (seen.attempts, seen.lowered) = (head.attempts, head.max_tokens.is_some_and(|cap| cap.lowered));
             let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let content = answer["choices"][0]["message"]["content"].as_str().unwrap_or_default();
-            judge(request, content, true, seen)
+            let choice = &answer["choices"][0];
+            let content = choice["message"]["content"].as_str().unwrap_or_default();
+            judge(&Told::of(request, head.max_tokens), content, choice["finish_reason"].as_str(), seen)
         }
         Ok(Served::Whole { status, .. }) => {
             seen.why = format!("passed on with status {status}");
             End::Refused(Code::UpstreamFailed)
         }
         Ok(Served::Stream { head, mut relay }) => {
-            seen.attempts = head.attempts;
+            (seen.attempts, seen.lowered) = (head.attempts, head.max_tokens.is_some_and(|cap| cap.lowered));
             let mut reader = Reader::default();
             while let Some(bytes) = relay.next().await {
                 reader.take(&bytes);
@@ -125,19 +137,41 @@ async fn asked(worker: &Rc<Worker>, caller: Caller, request: &Request, seen: &mu
                     seen.first = Some(clock::now().since(started));
                 }
             }
-            reader.judge(request, seen)
+            reader.judge(&Told::of(request, head.max_tokens), seen)
         }
     }
 }
 
-/// Whether `got` is the text asked for, or its beginning where that is all there is.
-fn judge(request: &Request, got: &str, whole: bool, seen: &mut Seen) -> End {
-    let want = text(0, request.tokens);
-    let right = if whole { got == want } else { want.starts_with(got) };
-    if right {
-        return if whole { End::Complete } else { End::Cut };
+/// What a client may expect of its answer's text.
+pub struct Told {
+    wanted: usize,
+    /// Tokens at most, by its own word or by that of the answer's head.
+    most: usize,
+    /// Whether attempts that nothing was told about may have ended the text.
+    recovers: bool,
+}
+
+impl Told {
+    pub fn of(request: &Request, cap: Option<Cap>) -> Self {
+        let cap = cap.map_or(usize::MAX, |cap| usize::try_from(cap.tokens).unwrap_or(usize::MAX));
+        let most = request.max_tokens.unwrap_or(usize::MAX).min(cap);
+        Self { wanted: request.tokens, most, recovers: request.recovers && request.stream }
     }
-    seen.why = format!("the text is `{got}`, not `{want}`");
+}
+
+/// Whether `got` is the text asked for, up to where a maximum that the client knows of ends it; `finish` is the answer's own word for
+/// its end, none if it broke off.
+fn judge(told: &Told, got: &str, finish: Option<&str>, seen: &mut Seen) -> End {
+    let (want, most) = (text(0, told.wanted), text(0, told.wanted.min(told.most)));
+    let right = match finish {
+        Some("length") => got.len() < want.len() && want.starts_with(got) && (told.recovers || got == most),
+        Some(_) => got == want && (told.recovers || got == most),
+        None => want.starts_with(got),
+    };
+    if right {
+        return if finish.is_some() { End::Complete } else { End::Cut };
+    }
+    seen.why = format!("the text is `{got}`, ended by {finish:?}, not `{want}` with at most {} tokens", told.most);
     End::Wrong
 }
 
@@ -148,7 +182,7 @@ pub struct Reader {
     pub text: String,
     done: bool,
     error: bool,
-    finished: bool,
+    finished: Option<String>,
     after_done: bool,
 }
 
@@ -172,16 +206,18 @@ impl Reader {
         let chunk: Value = serde_json::from_str(data).unwrap_or_default();
         self.error |= chunk.get("error").is_some();
         self.text.push_str(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default());
-        self.finished |= chunk["choices"][0]["finish_reason"].is_string();
+        if let Some(reason) = chunk["choices"][0]["finish_reason"].as_str() {
+            self.finished = Some(reason.to_owned());
+        }
     }
 
-    pub fn judge(&self, request: &Request, seen: &mut Seen) -> End {
+    pub fn judge(&self, told: &Told, seen: &mut Seen) -> End {
         let why = match self {
             Self { after_done: true, .. } => "events after the stream's end",
             Self { done: true, error: true, .. } => "an error and then an end as if complete",
-            Self { done: true, finished: false, .. } => "an end without a finish reason",
-            Self { done: true, .. } => return judge(request, &self.text, true, seen),
-            Self { error: true, .. } => return judge(request, &self.text, false, seen),
+            Self { done: true, finished: None, .. } => "an end without a finish reason",
+            Self { done: true, finished, .. } => return judge(told, &self.text, finished.as_deref(), seen),
+            Self { error: true, .. } => return judge(told, &self.text, None, seen),
             _ => "neither an end nor an error",
         };
         seen.why = format!("{why}, after `{}`", self.text);

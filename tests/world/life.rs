@@ -106,6 +106,9 @@ impl Life<'_> {
     }
 }
 
+/// A stream that is over holds its upstream's connection this long at most, waiting for the body's proper end.
+const TAIL: Duration = Duration::from_millis(200);
+
 /// As the servers do at SIGTERM: nothing new, what runs finishes, then is told.
 async fn settle(gateway: &Arc<Gateway>) {
     gateway.drain();
@@ -114,6 +117,7 @@ async fn settle(gateway: &Arc<Gateway>) {
         gateway.stop_running();
         let _ = tokio::time::timeout(LAST_WORDS, idle(gateway)).await;
     }
+    tokio::time::sleep(TAIL).await;
 }
 
 async fn idle(gateway: &Arc<Gateway>) {

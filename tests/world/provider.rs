@@ -128,6 +128,10 @@ impl World {
         self.providers.len()
     }
 
+    pub fn name(&self, provider: usize) -> &str {
+        &self.providers[provider].nature.name
+    }
+
     pub fn journal(&self) -> &Journal {
         &self.journal
     }

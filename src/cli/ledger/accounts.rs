@@ -85,6 +85,7 @@ pub(super) fn resilience(args: &ReportArgs) -> Result<Exit, Exit> {
 /// Reads the rows of a time range. One that cannot be read ends it: half an account is none.
 fn count(store: &Store, range: TimeRange, mut each: impl FnMut(&Entry)) -> Result<(), Exit> {
     let mut progress = Progress::new("rows");
+    store.reader().has_rows_of(range).map_err(|e| place::failed(&e))?;
     for (count, row) in (1_u64..).zip(store.reader().rows(range).map_err(|e| place::failed(&e))?) {
         each(&row.map_err(|e| place::failed(&e))?.entry);
         if count.is_multiple_of(ROWS_A_STEP) {

@@ -1,13 +1,14 @@
 //! `ledger export`: the rows of a time range as a file or a stream, in constant memory.
 
-use super::{ROWS_A_STEP, Span, failed, is_broken_pipe};
+use super::{ROWS_A_STEP, Span, failed, is_broken_pipe, sidecar};
 use crate::cli::download::Download;
 use crate::cli::output::{Output, Progress};
 use crate::cli::place::{self, Place, Purpose};
 use crate::cli::{Exit, say};
+use crate::clock;
 use crate::domain::filter::RowFilter;
 use crate::store::stream::{ExportShape, ExportStream};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::PathBuf;
 
 const REPORTED_FAULTS: u64 = 10;
@@ -88,23 +89,20 @@ pub(super) fn export(args: &ExportArgs) -> Result<Exit, Exit> {
         Exit::Usage
     })?;
     if let Some(url) = &args.place.url {
-        let (format, compress) = (args.format.clone(), args.compression().map(str::to_owned));
-        let mut query = args.span.query().to_vec();
-        query.extend([("format", Some(format)), ("compress", compress)]);
-        query.extend(args.filter.query());
-        let body = Download::get(url, "/admin/ledger/export", &query, args.place.token.as_deref()).map_err(failed)?;
-        let mut output = Output::open(args.output.as_deref()).map_err(failed)?;
-        return match copy(body, &mut output) {
-            Ok(()) => output.finish().map(|()| Exit::Done).map_err(failed),
-            Err(e) if is_broken_pipe(&e) => Ok(Exit::Done),
-            Err(e) => Err(failed(format!("the export broke off: {e}"))),
-        };
+        return download(args, url);
     }
     let store = args.place.open(Purpose::Read)?;
-    let rows = store.reader().rows(range).map_err(|e| place::failed(&e))?;
+    let reader = store.reader();
+    if args.span.from.is_some() {
+        reader.has_rows_of(range).map_err(|e| place::failed(&e))?;
+    } else if let Some(removed) = reader.removed() {
+        say(&format!("{removed}: the export begins after them"));
+    }
+    let rows = reader.rows(range).map_err(|e| place::failed(&e))?;
     let mut stream = ExportStream::new(shape).map_err(failed)?;
     let mut output = Output::open(args.output.as_deref()).map_err(failed)?;
     let (mut progress, mut count, mut unread) = (Progress::new("rows"), 0_u64, 0_u64);
+    progress.expect(rows.most());
     let filter = args.filter.filter();
     for row in rows {
         match row {
@@ -126,14 +124,60 @@ pub(super) fn export(args: &ExportArgs) -> Result<Exit, Exit> {
             }
         }
     }
-    let last = stream.finish().map_err(failed)?;
+    // What lacks rows is not vouched for.
+    let sign = |statement| reader.sign(statement).filter(|_| unread == 0);
+    let (last, checkpoint) = stream.finish(clock::wall(), sign).map_err(failed)?;
     if send(&mut output, &last)? {
         return Ok(Exit::Done);
     }
-    output.finish().map_err(failed)?;
+    finish(args, output, checkpoint.map(|c| c.to_json()))?;
     if unread > 0 {
         return Err(failed(format!("{unread} faults: the export lacks what cannot be read")));
     }
+    Ok(Exit::Done)
+}
+
+/// Completes the output, with its checkpoint beside it if it is a file that does not hold its own.
+fn finish(args: &ExportArgs, output: Output, checkpoint: Option<String>) -> Result<(), Exit> {
+    output.finish().map_err(failed)?;
+    let Some(path) = args.output.as_deref().filter(|_| args.format != "parquet") else { return Ok(()) };
+    let beside = sidecar(path);
+    match checkpoint {
+        Some(checkpoint) => {
+            let mut output = Output::open(Some(&beside)).map_err(failed)?;
+            let written = output.write_all(checkpoint.as_bytes()).and_then(|()| output.write_all(b"\n"));
+            written.map_err(failed)?;
+            output.finish().map_err(failed)
+        }
+        // An older export's would accuse this one.
+        None => match std::fs::remove_file(&beside) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(failed(format!("{}: {e}", beside.display()))),
+            _ => Ok(()),
+        },
+    }
+}
+
+/// An export of a running gateway.
+fn download(args: &ExportArgs, url: &str) -> Result<Exit, Exit> {
+    let token = args.place.token.as_deref();
+    let (format, compress) = (args.format.clone(), args.compression().map(str::to_owned));
+    let mut query = args.span.query().to_vec();
+    query.extend([("format", Some(format)), ("compress", compress)]);
+    query.extend(args.filter.query());
+    let body = Download::get(url, "/admin/ledger/export", &query, token).map_err(failed)?;
+    let id = body.header("x-breakwater-export-id");
+    let mut output = Output::open(args.output.as_deref()).map_err(failed)?;
+    match copy(body, &mut output) {
+        Ok(()) => {}
+        Err(e) if is_broken_pipe(&e) => return Ok(Exit::Done),
+        Err(e) => return Err(failed(format!("the export broke off: {e}"))),
+    }
+    let wanted = id.filter(|_| args.output.is_some() && args.format != "parquet");
+    let checkpoint = wanted.map(|id| {
+        let answer = Download::get(url, &format!("/admin/ledger/export/{id}"), &[], token);
+        answer.and_then(Download::json::<serde_json::Value>).map(|json| json.to_string())
+    });
+    finish(args, output, checkpoint.transpose().map_err(failed)?)?;
     Ok(Exit::Done)
 }
 
@@ -199,13 +243,14 @@ mod tests {
         }
         assert_eq!(ledger(&["export", "--store", &store, "--format", "parquet", "--output", &out]), Exit::Done);
         assert_eq!(&std::fs::read(&out).unwrap()[..4], b"PAR1");
-        assert_eq!(ledger(&["verify", "--file", &out]), Exit::Failed);
+        assert_eq!(ledger(&["verify", "--file", &out]), Exit::Done);
         assert_eq!(ledger(&["export", "--store", &store, "--format", "parquet", "--gzip"]), Exit::Usage);
         for packed in ["--gzip", "--zstd"] {
             assert_eq!(ledger(&["export", "--store", &store, packed, "--output", &out]), Exit::Done);
             assert_eq!(ledger(&["verify", "--file", &out]), Exit::Done);
             let whole = std::fs::read(&out).unwrap();
             std::fs::write(&out, &whole[..whole.len() / 2]).unwrap();
+            std::fs::remove_file(sidecar(out.as_ref())).unwrap();
             assert_eq!(ledger(&["verify", "--file", &out]), Exit::Violation, "cut off");
         }
     }

@@ -81,7 +81,7 @@ fn a_changed_export_is_a_violation() {
     assert_ne!(cheaper, text);
     std::fs::write(path("changed.csv"), cheaper).unwrap();
     assert_eq!(ledger(&["verify", "--file", &path("changed.csv"), "--format", "json"]), Exit::Violation);
-    assert_eq!(changed(&|lines| lines[0] = "a,b"), Exit::Failed);
+    assert_eq!(changed(&|lines| lines[0] = "a,b"), Exit::Usage);
     assert_eq!(ledger(&["verify", "--file", &path("absent.csv")]), Exit::Usage);
 }
 
@@ -106,21 +106,29 @@ fn a_running_gateways_store_and_a_missing_one_end_in_their_exit_codes() {
 
 /// Answers one request with `body` in chunks, whole or broken off, and gives back the request's head.
 fn answering(body: Vec<u8>, whole: bool) -> (String, std::thread::JoinHandle<String>) {
+    answering_each(vec![(body, whole)])
+}
+
+/// Answers as many requests as there are bodies, and gives back their heads.
+fn answering_each(bodies: Vec<(Vec<u8>, bool)>) -> (String, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let thread = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
         let mut head = String::new();
-        let mut lines = BufReader::new(stream.try_clone().unwrap());
-        while lines.read_line(&mut head).unwrap() > 2 {}
-        write!(stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").unwrap();
-        for chunk in body.chunks(1_000) {
-            write!(stream, "{:x}\r\n", chunk.len()).unwrap();
-            stream.write_all(chunk).unwrap();
-            write!(stream, "\r\n").unwrap();
-        }
-        if whole {
-            write!(stream, "0\r\n\r\n").unwrap();
+        for (body, whole) in bodies {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            while lines.read_line(&mut head).unwrap() > 2 {}
+            let extra = "x-breakwater-export-id: exp_1\r\nconnection: close\r\n";
+            write!(stream, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n{extra}\r\n").unwrap();
+            for chunk in body.chunks(1_000) {
+                write!(stream, "{:x}\r\n", chunk.len()).unwrap();
+                stream.write_all(chunk).unwrap();
+                write!(stream, "\r\n").unwrap();
+            }
+            if whole {
+                write!(stream, "0\r\n\r\n").unwrap();
+            }
         }
         head
     });
@@ -135,17 +143,28 @@ fn a_running_gateway_is_asked_over_its_admin_api() {
     let rows = path("rows.jsonl");
     assert_eq!(ledger(&["export", "--store", &path("store"), "--format", "jsonl", "--output", &rows]), Exit::Done);
     let body = std::fs::read(&rows).unwrap();
-    let (url, asked) = answering(body.clone(), true);
+    let checkpoint = std::fs::read(path("rows.jsonl.sig")).unwrap();
+    let (url, asked) = answering_each(vec![(body.clone(), true), (checkpoint.clone(), true)]);
     let (out, from) = (path("remote.jsonl"), "2026-11-01");
     let words = ["--url", &url, "--token", "t", "--format", "jsonl", "--from", from, "--output", &out];
     assert_eq!(ledger(&[&["export"], &words[..]].concat()), Exit::Done);
     assert_eq!(std::fs::read(&out).unwrap(), body);
     let head = asked.join().unwrap();
+    assert!(head.contains("GET /admin/ledger/export/exp_1 HTTP/1.1"), "{head}");
+    assert_eq!(ledger(&["verify", "--file", &out]), Exit::Done);
     let line = "GET /admin/ledger/export?from=2026-11-01T00%3A00%3A00.000000Z&format=jsonl HTTP/1.1";
     assert!(head.starts_with(line) && head.contains("authorization: Bearer t\r\n"), "{head}");
-    let (url, asked) = answering(body.clone(), true);
-    assert_eq!(ledger(&["verify", "--url", &url, "--token", "t"]), Exit::Done);
-    asked.join().unwrap();
+    let checkpoint = String::from_utf8(checkpoint).unwrap();
+    let key = checkpoint.split("\"key\":\"").nth(1).unwrap()[..64].to_owned();
+    let signed = |checkpoint: &str| {
+        format!("{{\"public_keys\":[\"{key}\"],\"checkpoints\":[{checkpoint}],\"removed\":null}}").into_bytes()
+    };
+    let longer = checkpoint.replacen("\"seq\":100", "\"seq\":101", 1);
+    for (checkpoint, ends) in [(&checkpoint, Exit::Done), (&longer, Exit::Violation)] {
+        let (url, asked) = answering_each(vec![(signed(checkpoint), true), (body.clone(), true)]);
+        assert_eq!(ledger(&["verify", "--url", &url, "--token", "t"]), ends);
+        asked.join().unwrap();
+    }
     // Broken off in the middle: no file, no verdict.
     let (url, asked) = answering(body, false);
     let cut = path("cut.jsonl");

@@ -2,8 +2,10 @@
 
 pub mod answer;
 mod ceiling;
+pub mod flow;
 pub mod request;
 pub mod text;
+pub mod transcript;
 pub mod usage;
 
 /// Where chat completions are posted, below a provider's `base_url`.

@@ -3,6 +3,8 @@
 //! It is parsed once and borrowed. Every member that Breakwater does not know passes through as the bytes it came as; `model` is
 //! replaced, `breakwater` never leaves, and a streamed request always asks for usage.
 
+mod continuation;
+
 use crate::dialects::members::{Members, Text, is_too_deep};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
@@ -35,6 +37,23 @@ pub struct ChatRequest<'a> {
     pub messages: Vec<Message<'a>>,
     /// The `breakwater` member: hints.
     pub hints: Option<&'a RawValue>,
+}
+
+/// A maximum for the answer's tokens, and in which member an upstream is told that has not been told yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxTokens {
+    pub tokens: u64,
+    pub member: &'static str,
+}
+
+impl MaxTokens {
+    /// OpenAI itself and Azure know `max_completion_tokens` for all of their models; whoever else speaks the dialect, `max_tokens`.
+    #[must_use]
+    pub fn for_host(tokens: u64, base_url: &str) -> Self {
+        let host = base_url.split("://").nth(1).and_then(|rest| rest.split(['/', ':']).next()).unwrap_or("");
+        let newer = host == "api.openai.com" || host.ends_with(".openai.azure.com");
+        Self { tokens, member: if newer { "max_completion_tokens" } else { "max_tokens" } }
+    }
 }
 
 /// A message's texts; images and the like are left out.
@@ -184,37 +203,61 @@ impl<'a> ChatRequest<'a> {
         &self.members
     }
 
-    /// The body for an upstream that calls the model `model`.
+    /// The body for an upstream that calls the model `model`; `most` replaces every maximum that the client named.
     #[must_use]
-    pub fn upstream_body(&self, model: &str) -> Vec<u8> {
+    pub fn upstream_body(&self, model: &str, most: Option<MaxTokens>) -> Vec<u8> {
         let size: usize = self.members.0.iter().map(|(k, v)| k.len() + v.get().len() + 8).sum();
         let mut out = Vec::with_capacity(size + model.len() + 48);
         out.push(b'{');
+        self.push_members(&mut out, model, most, |_, _, _| false);
+        out.push(b'}');
+        out
+    }
+
+    /// Writes the members that go upstream; `instead` may write one in its own way.
+    fn push_members(
+        &self,
+        out: &mut Vec<u8>,
+        model: &str,
+        most: Option<MaxTokens>,
+        instead: impl Fn(&mut Vec<u8>, &str, &RawValue) -> bool,
+    ) {
         let mut asked_usage = !self.stream;
+        let mut told_most = most.is_none();
         for (key, value) in &self.members.0 {
             match &**key {
                 "breakwater" => {}
                 "model" => {
-                    name(&mut out, key);
-                    quote(&mut out, model);
+                    name(out, key);
+                    quote(out, model);
                 }
+                "max_tokens" | "max_completion_tokens" if most.is_some() && value.get() != "null" => {
+                    told_most = true;
+                    name(out, key);
+                    out.extend_from_slice(most.map_or(0, |most| most.tokens).to_string().as_bytes());
+                }
+                // Named below, or not at all: some vendors refuse one of the two.
+                "max_tokens" | "max_completion_tokens" if most.is_some() => {}
                 "stream_options" if self.stream => {
                     asked_usage = true;
-                    name(&mut out, key);
+                    name(out, key);
                     out.extend_from_slice(with_usage(value).as_bytes());
                 }
+                key if instead(out, key, value) => {}
                 _ => {
-                    name(&mut out, key);
+                    name(out, key);
                     out.extend_from_slice(value.get().as_bytes());
                 }
             }
         }
+        if let Some(most) = most.filter(|_| !told_most) {
+            name(out, most.member);
+            out.extend_from_slice(most.tokens.to_string().as_bytes());
+        }
         if !asked_usage {
-            name(&mut out, "stream_options");
+            name(out, "stream_options");
             out.extend_from_slice(br#"{"include_usage":true}"#);
         }
-        out.push(b'}');
-        out
     }
 }
 
@@ -363,7 +406,7 @@ mod tests {
         let request = ChatRequest::parse(body).unwrap();
         assert_eq!(request.messages[0].texts().collect::<Vec<_>>(), ["a\"b"]);
         assert!(request.stream && !request.wants_usage && request.hints.is_some());
-        let sent = String::from_utf8(request.upstream_body("vendor/m")).unwrap();
+        let sent = String::from_utf8(request.upstream_body("vendor/m", None)).unwrap();
         assert_eq!(
             sent,
             r#"{"model":"vendor/m","messages":[{"role":"user","content":[{"type":"text","text":"a\"b"},{"type":"image_url"}]}],"seed":1.0e2,"stream":true,"unknown":{"k":[1, 2]},"stream_options":{"include_usage":true}}"#
@@ -371,10 +414,33 @@ mod tests {
     }
 
     #[test]
+    fn a_maximum_is_put_in_once() {
+        let sent = |body: &str, host: &str| {
+            let request = ChatRequest::parse(body.as_bytes()).unwrap();
+            String::from_utf8(request.upstream_body("m", Some(MaxTokens::for_host(7, host)))).unwrap()
+        };
+        let messages = r#""messages":[{"role":"user","content":null}]"#;
+        let other = "https://api.deepseek.com/v1";
+        let plain = format!(r#"{{"model":"m",{messages}}}"#);
+        assert_eq!(sent(&plain, other), format!(r#"{{"model":"m",{messages},"max_tokens":7}}"#));
+        let openai = sent(&plain, "https://api.openai.com/v1");
+        assert_eq!(openai, format!(r#"{{"model":"m",{messages},"max_completion_tokens":7}}"#));
+        let named = format!(r#"{{"model":"m","max_completion_tokens":900,{messages}}}"#);
+        assert_eq!(sent(&named, other), format!(r#"{{"model":"m","max_completion_tokens":7,{messages}}}"#));
+        let nulled = format!(r#"{{"model":"m","max_tokens":null,{messages}}}"#);
+        assert_eq!(sent(&nulled, other), format!(r#"{{"model":"m",{messages},"max_tokens":7}}"#));
+        let both = format!(r#"{{"model":"m","max_tokens":9,"max_completion_tokens":8,{messages}}}"#);
+        assert_eq!(
+            sent(&both, other),
+            format!(r#"{{"model":"m","max_tokens":7,"max_completion_tokens":7,{messages}}}"#)
+        );
+    }
+
+    #[test]
     fn stream_options_of_the_client_are_kept() {
         let body = br#"{"model":"m","messages":[{"role":"user","content":null}],"stream":true,"stream_options":{"x":1,"include_usage":false}}"#;
         let request = ChatRequest::parse(body).unwrap();
-        let sent: serde_json::Value = serde_json::from_slice(&request.upstream_body("m")).unwrap();
+        let sent: serde_json::Value = serde_json::from_slice(&request.upstream_body("m", None)).unwrap();
         assert_eq!(sent["stream_options"], serde_json::json!({"x": 1, "include_usage": true}));
         assert!(!request.wants_usage);
     }

@@ -183,8 +183,9 @@ pub struct GateView {
     /// Limit in force per minute and what is left of its bucket (negative in debt); `None`: unlimited.
     pub rpm: Option<(u64, i64)>,
     pub tpm: Option<(u64, i64)>,
-    /// Limit and requests in flight.
+    /// Limit in force and requests in flight.
     pub concurrency: (u32, u32),
+    pub configured_concurrency: u32,
     /// The pause that ends last.
     pub paused: Option<(PauseReason, Ts)>,
     /// Shut for its failure domain until about then.

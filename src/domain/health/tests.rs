@@ -24,6 +24,7 @@ fn settle(seconds: u64, outcome: Outcome, latency_ms: u64, ttft_ms: Option<u64>)
         ttft_us: ttft_ms.map(|ms| ms * 1000),
         cost: NanoUsd(1000),
         usage: Usage { input: 7, output: 3, ..Usage::default() },
+        out: 1,
     }
 }
 
@@ -190,4 +191,37 @@ proptest! {
             prop_assert_eq!(after.retry_at, before.retry_at.map(|retry| retry.max(later)));
         }
     }
+}
+
+#[test]
+fn the_slowest_pace_is_known_after_a_hundred_streams_and_survives_a_restart() {
+    let mut health = EndpointHealth::new(Arc::default(), Ts(0));
+    let stream = |n: u64| Settle {
+        // Ten tokens, the last nine in 90 ms; one of fifty is ten times slower.
+        latency_us: 20_000 + if n.is_multiple_of(50) { 900_000 } else { 90_000 },
+        ttft_us: Some(20_000),
+        usage: Usage { output: 10, ..Usage::default() },
+        ..settle(1, Outcome::Success, 0, None)
+    };
+    for n in 0..96 {
+        health.apply(Ts(1), &stream(n), 0.5);
+    }
+    assert_eq!(health.figures(Ts(1)).slow_token_us, None);
+    for n in 96..128 {
+        health.apply(Ts(1), &stream(n), 0.5);
+    }
+    let slow = health.figures(Ts(1)).slow_token_us.unwrap();
+    assert!((99_000..=101_000).contains(&slow), "{slow}");
+    // Short ones, whole answers and failures say nothing.
+    for other in [
+        Settle { usage: Usage { output: 7, ..Usage::default() }, ..stream(0) },
+        Settle { ttft_us: None, ..stream(0) },
+        Settle { outcome: Outcome::Partial, ..stream(0) },
+    ] {
+        let before = health.pace.count(Ts(1));
+        health.apply(Ts(1), &other, 0.5);
+        assert_eq!(health.pace.count(Ts(1)), before);
+    }
+    let restored = EndpointHealth::restore(Arc::default(), &health.checkpoint(Ts(1), Wall(5)), Ts(9), Wall(6));
+    assert_eq!(restored.figures(Ts(9)).slow_token_us, Some(slow));
 }

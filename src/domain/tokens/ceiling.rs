@@ -10,8 +10,9 @@
 
 /// Weights are in sixteenths of a token.
 const WHOLE: u64 = 16;
-/// Small Latin letters: the first of a word, the next six, and those beyond: real words are rarely longer, random letters are.
+/// Small Latin letters: the first two of a word, the next five, and those beyond: real words are rarely longer, random letters are.
 const FIRST: u64 = 13;
+const SECOND: u64 = 9;
 const NEXT: u64 = 5;
 const FAR: u64 = 12;
 const FAR_FROM: u32 = 7;
@@ -31,11 +32,11 @@ const fn weight(first: u8) -> u8 {
     match first {
         b' ' => 6,
         b'\t' | b'\n' | b'\r' => 12,
-        b'A'..=b'Z' => 13,
+        b'A'..=b'Z' => 14,
         b'0'..=b'9' | 0..=b' ' | 0x7f => 16,
         // Small letters go by their place in the word.
         b'a'..=b'z' | 0x80..=0xc1 => 0,
-        0..=0x7f => 14,
+        0..=0x7f => 16,
         0xc2..=0xc3 => 21,               // Latin with diacritics, signs
         0xc4..=0xc9 => 31,               // Latin, further letters
         0xce..=0xcf => 22,               // Greek
@@ -61,7 +62,8 @@ pub fn ceiling(text: &str) -> u64 {
         if byte.is_ascii_lowercase() {
             sum += match run {
                 0 => FIRST,
-                1..FAR_FROM => NEXT,
+                1 => SECOND,
+                2..FAR_FROM => NEXT,
                 _ => FAR,
             };
             run = run.saturating_add(1);

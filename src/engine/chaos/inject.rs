@@ -155,24 +155,36 @@ fn cut_in_the_middle(response: Response) -> impl Stream<Item = io::Result<Bytes>
     })
 }
 
-/// The bytes at so many a second.
+/// The bytes at so many a second, counted from the first of them: a late piece makes no other late.
 fn slow_bytes(response: Response, per_second: f64) -> impl Stream<Item = io::Result<Bytes>> + Send {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let piece = (per_second / PIECES_PER_SECOND).max(1.0) as usize;
-    stream::unfold((Some(response), Bytes::new()), move |(response, mut held)| async move {
-        let mut response = response?;
-        if held.is_empty() {
-            held = match next_chunk(&mut response).await {
+    let start = Trickling { response, held: Bytes::new(), began: None, sent: 0 };
+    stream::unfold(Some(start), move |state| async move {
+        let mut state = state?;
+        if state.held.is_empty() {
+            state.held = match next_chunk(&mut state.response).await {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => return None,
-                Err(e) => return Some((Err(broke(&e.message)), (None, Bytes::new()))),
+                Err(e) => return Some((Err(broke(&e.message)), None)),
             };
         }
-        let out = held.split_to(piece.min(held.len()));
+        let out = state.held.split_to(piece.min(state.held.len()));
+        state.sent += out.len();
+        let now = clock::now();
         #[allow(clippy::cast_precision_loss)]
-        tokio::time::sleep(millis(out.len() as f64 / per_second * 1e3)).await;
-        Some((Ok(out), (Some(response), held)))
+        let due = state.began.get_or_insert(now).plus(millis(state.sent as f64 / per_second * 1e3));
+        tokio::time::sleep(due.since(now)).await;
+        Some((Ok(out), Some(state)))
     })
+}
+
+/// A body that trickles.
+struct Trickling {
+    response: Response,
+    held: Bytes,
+    began: Option<Ts>,
+    sent: usize,
 }
 
 /// What happens to a stream's events.

@@ -18,6 +18,7 @@ use crate::domain::hedge::{Due, Hedging, Kind};
 use crate::domain::time::Ts;
 use crate::engine::attempt::Attempt;
 use crate::engine::call::{Call, End};
+use crate::engine::hold::{self, Hold};
 use crate::engine::record::{Step, ms};
 use parking_lot::Mutex;
 use std::borrow::Cow;
@@ -34,10 +35,12 @@ pub enum Withheld {
     MaxExtra,
     /// Nobody of another failure domain is left, or admits.
     NoCandidate,
+    /// A budget does not pay for one more attempt, or not at once.
+    Budget,
 }
 
 impl Withheld {
-    pub const ALL: [Self; 4] = [Self::Breaker, Self::RetryBudget, Self::MaxExtra, Self::NoCandidate];
+    pub const ALL: [Self; 5] = [Self::Breaker, Self::RetryBudget, Self::MaxExtra, Self::NoCandidate, Self::Budget];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -46,6 +49,7 @@ impl Withheld {
             Self::RetryBudget => "retry_budget_under_half",
             Self::MaxExtra => "max_extra_reached",
             Self::NoCandidate => "no_candidate",
+            Self::Budget => "budget_spent",
         }
     }
 }
@@ -160,7 +164,7 @@ impl<'a> Course<'a> {
         let now = clock::now();
         let gateway = &self.ctx.worker.gateway;
         let after_ms = ms(due.after);
-        let (index, permit) = match self.place_for_hedge(first, slow, now, hedging) {
+        let (index, permit, hold) = match self.place_for_hedge(first, slow, now, hedging) {
             Ok(place) => place,
             Err(why) => {
                 gateway.counters.hedges_withheld[why as usize].fetch_add(1, Relaxed);
@@ -183,7 +187,7 @@ impl<'a> Course<'a> {
             endpoint: Arc::clone(&cell.name),
         });
         self.has_hedged = true;
-        Some(self.start(index, permit, ";hedge"))
+        Some(self.start(index, permit, hold, ";hedge"))
     }
 
     /// Everything that a hedge needs, taken.
@@ -193,7 +197,7 @@ impl<'a> Course<'a> {
         slow: &EndpointCell,
         now: Ts,
         hedging: &Mutex<Hedging>,
-    ) -> Result<(usize, Permit), Withheld> {
+    ) -> Result<(usize, Permit, Hold), Withheld> {
         if !is_closed(slow) {
             return Err(Withheld::Breaker);
         }
@@ -213,6 +217,10 @@ impl<'a> Course<'a> {
         let mut well = besides().filter(|(_, cell)| is_closed(cell));
         let place = well.find_map(|(i, cell)| Some((i, Permit::take(cell, now, self.tokens(), ask).ok()?)));
         let (index, permit) = place.ok_or(Withheld::NoCandidate)?;
+        let Some(hold) = hold::reserve_at_once(self.ctx, self.understood, permit.cell()) else {
+            permit.give_back(now);
+            return Err(Withheld::Budget);
+        };
         if !hedging.lock().try_extra(now) {
             permit.give_back(now);
             return Err(Withheld::MaxExtra);
@@ -221,7 +229,7 @@ impl<'a> Course<'a> {
             permit.give_back(now);
             return Err(Withheld::RetryBudget);
         }
-        Ok((index, permit))
+        Ok((index, permit, hold))
     }
 }
 

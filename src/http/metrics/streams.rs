@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub(super) struct Streams {
     pub hedges: u64,
     pub hedges_won: u64,
+    pub recovered: u64,
+    pub not_recovered: u64,
     pub withheld: [u64; Withheld::ALL.len()],
 }
 
@@ -21,6 +23,8 @@ impl Streams {
         Self {
             hedges: read(&counters.hedges),
             hedges_won: read(&counters.hedges_won),
+            recovered: read(&counters.recovered),
+            not_recovered: read(&counters.not_recovered),
             withheld: counters.hedges_withheld.each_ref().map(read),
         }
     }
@@ -32,6 +36,8 @@ impl Streams {
         for (why, n) in Withheld::ALL.iter().zip(self.withheld) {
             count(&mut withheld, &[("reason", why.as_str())], n)?;
         }
-        Ok(())
+        to.one_counter("streams_recovered", "Broken streams that another endpoint went on with", self.recovered)?;
+        let not = "Broken streams that nobody went on with, on routes that recover";
+        to.one_counter("streams_not_recovered", not, self.not_recovered)
     }
 }
