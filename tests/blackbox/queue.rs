@@ -218,6 +218,7 @@ async fn when_all_are_shut_the_first_to_reopen_gets_its_probes_and_no_herd() {
     for _ in 0..2 {
         gateway.chat(&body).await.expect(502);
     }
+    gateway.wait_breaker("a", "open", secs(2)).await;
     a.set(Reply::Slow(ms(3_000)));
     let most_at_first = async {
         eventually(secs(5), "all probes run", async || a.running() >= 3).await;
@@ -239,6 +240,7 @@ async fn probes_that_fail_send_those_who_wait_away_at_once() {
     for _ in 0..2 {
         gateway.chat(&body).await.expect(502);
     }
+    gateway.wait_breaker("a", "open", secs(2)).await;
     // 1 s until the probes, which fail; then open for 2 s, which is still within the wait, then for 4 s, which is not.
     let began = Instant::now();
     let answers = join_all((0..40).map(|_| gateway.chat(&body))).await;
