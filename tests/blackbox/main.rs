@@ -24,6 +24,7 @@ mod ledger_accounts;
 mod ledger_exports;
 mod ledger_retention;
 mod ledger_signed;
+mod ledger_tampered;
 mod limits;
 mod metrics;
 mod queue;
