@@ -12,8 +12,9 @@ use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Worker;
 use crate::engine::hints::Hints;
 use crate::engine::hold::Cap;
+use crate::engine::refused::Refused;
 use crate::engine::relay::Relay;
-use crate::engine::understand::understand;
+use crate::engine::understand::{Misunderstood, understand};
 use bytes::Bytes;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -64,9 +65,19 @@ pub async fn chat(
     started: Ts,
 ) -> Result<Served, Failure> {
     let gateway = &worker.gateway;
-    let entered = gateway.enter(config.server.max_in_flight)?;
-    let understood = understand(&gateway.board.topology(), config, &caller, hints, &body)?;
-    caller.admit(started, understood.prompt_tokens + understood.completion_tokens)?;
+    let wished = hints.request_id.clone();
+    let refuse = |id, model, error| gateway.refuse(Refused { caller: &caller, started, id, model }, error);
+    let entered = match gateway.enter(config.server.max_in_flight) {
+        Ok(entered) => entered,
+        Err(error) => return Err(refuse(wished, "".into(), error)),
+    };
+    let understood = match understand(&gateway.board.topology(), config, &caller, hints, &body) {
+        Ok(understood) => understood,
+        Err(Misunderstood { error, model }) => return Err(refuse(wished, model.unwrap_or_default(), error)),
+    };
+    if let Err(error) = caller.admit(started, understood.prompt_tokens + understood.completion_tokens) {
+        return Err(refuse(understood.hints.request_id.clone(), Arc::clone(&understood.route.name), error));
+    }
     gateway.retry_budget.lock().deposit(started);
     let id = understood.hints.request_id.clone().unwrap_or_else(|| RequestId::mint(clock::wall(), fastrand::u128(..)));
     let tags = gateway.budgets.firm(understood.hints.tags_over(caller.tags()), caller.tags());
