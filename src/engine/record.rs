@@ -83,8 +83,10 @@ pub struct Decision {
 pub struct DecisionBudget {
     pub budget: Arc<str>,
     pub mode: String,
-    /// Neither spent nor reserved.
-    pub left_usd: f64,
+    #[serde(default)]
+    pub amount_usd: f64,
+    /// Neither spent nor reserved; none: what was spent is not known.
+    pub left_usd: Option<f64>,
     /// RFC 3339; none: it is never full again.
     pub period_end: Option<String>,
     /// The candidate that it applies to, where not to all of them.

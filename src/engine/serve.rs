@@ -6,6 +6,7 @@ use crate::config::model::Config;
 use crate::domain::ids::RequestId;
 use crate::domain::time::Ts;
 use crate::engine::access::Caller;
+use crate::engine::budgets::{Applied, Budgets};
 use crate::engine::context::{CostState, Opening, RequestContext};
 use crate::engine::course::Course;
 use crate::engine::error::{ApiError, Code};
@@ -101,7 +102,7 @@ pub async fn chat(
     });
     let plan = match understood.plan(worker, Arc::clone(config), &ctx).await {
         Ok(mut plan) => {
-            spare_exceeded(&ctx, &mut plan);
+            spare_exceeded(&gateway.budgets, ctx.budgets.as_deref(), &mut plan);
             Arc::new(plan)
         }
         Err(error) => {
@@ -125,14 +126,10 @@ pub async fn chat(
 }
 
 /// Endpoints whose own soft budget is exceeded come after the others.
-fn spare_exceeded(ctx: &RequestContext, plan: &mut Plan) {
-    let Some(applied) = &ctx.budgets else { return };
+pub(super) fn spare_exceeded(budgets: &Budgets, applied: Option<&Applied>, plan: &mut Plan) {
+    let Some(applied) = applied else { return };
     let Plan { route, candidates, .. } = plan;
-    let exceeded = |c: &Candidate| {
-        route
-            .cells
-            .get(c.index)
-            .is_some_and(|cell| ctx.worker.gateway.budgets.endpoint_is_exceeded(applied, &cell.name))
-    };
+    let exceeded =
+        |c: &Candidate| route.cells.get(c.index).is_some_and(|cell| budgets.endpoint_is_exceeded(applied, &cell.name));
     candidates.sort_by_cached_key(exceeded);
 }
