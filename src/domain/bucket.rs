@@ -259,4 +259,77 @@ mod tests {
             }
         }
     }
+
+    /// One thing that was done to a bucket.
+    #[derive(Clone, Copy, Debug)]
+    enum Did {
+        Took(u64),
+        GaveBack(u64),
+        Charged(u64),
+        Lowered(u64),
+    }
+
+    /// What is left by the rules alone: everything that was ever done, gone through from the start, in exact fractions of a token.
+    /// Units are 1 / 60,000,000 of a token; a microsecond brings as many of them as the limit is.
+    fn plain_level(limit: u64, done: &[(Ts, Did)], now: Ts) -> i128 {
+        const UNIT: i128 = 60_000_000;
+        let capacity = (i128::from(limit) * 10_000_000).max(UNIT);
+        let (mut level, mut seen) = (capacity, T0);
+        let grown =
+            |level: i128, from: Ts, to: Ts| (level + i128::from(to.0 - from.0) * i128::from(limit)).min(capacity);
+        for (at, did) in done {
+            let refilled = grown(level, seen, *at);
+            level = match did {
+                Did::Took(n) => refilled - i128::from(*n) * UNIT,
+                Did::GaveBack(n) => (refilled + i128::from(*n) * UNIT).min(capacity),
+                Did::Charged(n) => (refilled - i128::from(*n) * UNIT).max((-capacity).min(refilled)),
+                Did::Lowered(n) => refilled.min(i128::from(*n) * UNIT),
+            };
+            seen = *at;
+        }
+        grown(level, seen, now)
+    }
+
+    proptest! {
+        /// Over long histories the level, every grant and every refusal with its moment are those of the plain rules.
+        #[test]
+        fn it_is_the_plain_models(
+            limit in 1_u64..5_000,
+            asks in prop::collection::vec((0_u64..3 * SECOND, 0_u8..6, 0_u64..1_200), 1..150),
+        ) {
+            let mut b = Bucket::new(limit, 1, T0);
+            let (mut now, mut done) = (T0, Vec::new());
+            let needed = |n: u64| (i128::from(n) * 60_000_000).min((i128::from(limit) * 10_000_000).max(60_000_000));
+            for (wait, what, n) in asks {
+                now = Ts(now.0 + wait);
+                match what {
+                    0..=2 => {
+                        let fits = plain_level(limit, &done, now) >= needed(n);
+                        let got = b.try_take(now, n);
+                        prop_assert_eq!(got.is_ok(), fits);
+                        match got {
+                            Ok(()) => done.push((now, Did::Took(n))),
+                            Err(at) => {
+                                prop_assert!(plain_level(limit, &done, at) >= needed(n), "true");
+                                prop_assert!(plain_level(limit, &done, Ts(at.0 - 1)) < needed(n), "and the earliest");
+                            }
+                        }
+                    }
+                    3 => {
+                        b.give_back(n);
+                        done.push((now, Did::GaveBack(n)));
+                    }
+                    4 => {
+                        b.charge(now, n);
+                        done.push((now, Did::Charged(n)));
+                    }
+                    _ => {
+                        b.lower_to(now, n);
+                        done.push((now, Did::Lowered(n)));
+                    }
+                }
+                prop_assert_eq!(i128::from(b.level_at(now)), plain_level(limit, &done, now));
+            }
+        }
+    }
 }

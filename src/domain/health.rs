@@ -318,8 +318,10 @@ impl EndpointHealth {
             self.ewma.observe(at, ttft);
         } else if success {
             self.ewma.observe(at, latency);
-        } else if settle.outcome == Outcome::DeadlineExceeded && self.ewma.value(at).is_some_and(|v| v < latency as f64)
+        } else if matches!(settle.outcome, Outcome::DeadlineExceeded | Outcome::Cancelled)
+            && self.ewma.value(at).is_some_and(|v| v < latency as f64)
         {
+            // Cut off, overtaken or left by its caller, and nothing had come: it would have taken longer than that.
             self.ewma.penalize(at, latency);
         }
     }

@@ -145,4 +145,42 @@ mod tests {
             prop_assert!((budget.left(Ts(5 + gap)) - 50.0).abs() < 1e-9);
         }
     }
+
+    proptest! {
+        /// Over long histories what may be spent is what a list of all that happened says: requests and costs of the present tenth
+        /// of the window and the nine before it.
+        #[test]
+        fn the_budget_is_the_plain_models(
+            ratio in 0.0_f64..1.0,
+            per_second in 0.0_f64..4.0,
+            moves in prop::collection::vec((0_u64..2_500_000, prop::option::of(1_u32..4)), 1..300),
+        ) {
+            let window = Duration::from_secs(10);
+            let settings = RetryBudgetSettings { ratio, min_per_second: per_second, window };
+            let mut budget = RetryBudget::new(settings, Ts(0));
+            let (mut now, mut diary) = (0_u64, Vec::<(u64, u32)>::new());
+            for (later, cost) in moves {
+                now += later;
+                let second = now / 1_000_000;
+                let recent = || diary.iter().filter(|(at, _)| at + 10 > second);
+                let requests = recent().filter(|(_, cost)| *cost == 0).count() as f64;
+                let spent: f64 = recent().map(|(_, cost)| f64::from(*cost)).sum();
+                let left = ratio * requests + per_second * 10.0 - spent;
+                prop_assert!((budget.left(Ts(now)) - left).abs() < 1e-6, "{} for {left}", budget.left(Ts(now)));
+                match cost {
+                    None => {
+                        budget.deposit(Ts(now));
+                        diary.push((second, 0));
+                    }
+                    Some(cost) => {
+                        let may = budget.try_spend(Ts(now), cost);
+                        prop_assert!(may == (left >= f64::from(cost)) || (left - f64::from(cost)).abs() < 1e-6);
+                        if may {
+                            diary.push((second, cost));
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

@@ -143,6 +143,16 @@ fn phrase(step: &Map<String, Value>) -> String {
             let why = words(text(step, "outcome"));
             format!("At {at} the request moved from {} to {} because of {why}", text(step, "from"), text(step, "to"))
         }
+        "queued" => {
+            let (priority, ahead) = (text(step, "priority"), number(step, "ahead"));
+            let end = match endpoint {
+                "" => "and nobody had a place in time".to_owned(),
+                _ => format!("until {endpoint} had a place"),
+            };
+            format!(
+                "At {at} every candidate was full: it stood in line for {took} with {priority} priority, {ahead} ahead of it, {end}"
+            )
+        }
         "waited" => format!("At {at} it waited {took}: {}", text(step, "why")),
         "hedged" => {
             let after = length(number(step, "after_ms"));
@@ -231,6 +241,19 @@ mod tests {
              At 2.30 s gpt was asked, given 2.00 s for its first byte: success after 1.90 s. \
              In all: 3.0 ms reading and planning, 3.90 s at endpoints, 300 ms waiting, 2.0 ms in the gateway itself."
         );
+    }
+
+    #[test]
+    fn standing_in_line_is_told_with_its_end() {
+        let line = |endpoint: Option<&str>| {
+            let step = json!([{"step": "queued", "at_ms": 2.0, "ms": 340.0, "priority": "low", "ahead": 3, "endpoint": endpoint}]);
+            phrase(&maps(&step)[0])
+        };
+        assert_eq!(
+            line(Some("gpt")),
+            "At 2.0 ms every candidate was full: it stood in line for 340 ms with low priority, 3 ahead of it, until gpt had a place"
+        );
+        assert!(line(None).ends_with(", 3 ahead of it, and nobody had a place in time"), "{}", line(None));
     }
 
     #[test]

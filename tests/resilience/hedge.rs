@@ -59,6 +59,30 @@ async fn a_slow_attempt_is_overtaken_and_closed_and_both_have_rows() {
 }
 
 #[tokio::test]
+async fn who_was_overtaken_is_slow_in_the_ranking() {
+    let at =
+        |name: &str, latency| with_profile(Profile { latency: Latency::fixed(latency), ..Profile::new(name, &[]) });
+    let (a, b) = (at("a", 10.0), at("b", 80.0));
+    let setup = Setup::new().endpoint_at("a", &a.base_url(), &[]).endpoint_at("b", &b.base_url(), &[]).route(
+        "chat",
+        "least_latency",
+        &["a", "b"],
+        &["hedge: {after: 200ms, max_extra: 1}"],
+    );
+    let gateway = Gateway::start(&setup).await;
+    let ask = async || gateway.chat(&chat_body("chat")).await.expect(200).need("x-breakwater-endpoint").to_owned();
+    // Once each, so that nobody leads for being new; from then on the quicker one.
+    eventually(secs(10), "a leads", async || ask().await == "a" && calls(&b) > 0 && ask().await == "a").await;
+    set(&a, SLOW);
+    assert_eq!(ask().await, "b", "a was overtaken");
+    let before = calls(&a);
+    for _ in 0..5 {
+        assert_eq!(ask().await, "b");
+    }
+    assert_eq!(calls(&a), before, "it took over 200 ms when it was last asked: b, with its 80 ms, leads");
+}
+
+#[tokio::test]
 async fn hedge_race_within_a_millisecond() {
     let at =
         |name: &str, latency| with_profile(Profile { latency: Latency::fixed(latency), ..Profile::new(name, &[]) });

@@ -296,6 +296,50 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn a_hold_lets_one_probe_through_and_only_such_as_may() {
+    let mut g = gate(None, None, 8);
+    let (may, may_not) = (Ask { may_probe: true, roll: 0.0 }, Ask { may_probe: false, roll: 0.0 });
+    g.set_hold(at(0), Some(at(5)));
+    let refused = g.admit(at(1), 1, may_not).unwrap_err();
+    assert_eq!((refused.reason, refused.retry_at), (RefusalReason::DomainOpen, Some(at(5).plus(ACTOR_GRACE))));
+    let probe = g.admit(at(1), 1, may).unwrap();
+    assert!(probe.held && !probe.probe);
+    assert_eq!(g.admit(at(1), 1, may).unwrap_err().reason, RefusalReason::DomainOpen);
+    // It said nothing about health: the next may try. It failed: nobody until the next period.
+    g.release_unjudged(at(2), probe, Reserved::Refund, None);
+    let probe = g.admit(at(2), 1, may).unwrap();
+    g.release(at(2), probe, Reserved::Refund, None);
+    assert!(g.admit(at(2), 1, may).is_err());
+    g.set_hold(at(3), Some(at(5)));
+    assert!(g.admit(at(3), 1, may).is_err(), "the same period");
+    g.set_hold(at(5), Some(at(15)));
+    let probe = g.admit(at(5), 1, may).unwrap();
+    g.set_hold(at(6), Some(at(30)));
+    let next = g.admit(at(6), 1, may).unwrap();
+    g.release_unjudged(at(7), probe, Reserved::Refund, None);
+    assert!(g.admit(at(7), 1, may).is_err(), "a permit of an earlier period is no permit of this one");
+    assert!(!g.take_proof());
+    g.prove();
+    assert!(g.take_proof() && !g.take_proof(), "asked once");
+    g.set_hold(at(8), None);
+    assert!(g.admit(at(8), 1, may_not).is_ok());
+    g.release(at(8), next, Reserved::Settle, None);
+    assert_eq!(g.view(at(8)).held_until, None);
+}
+
+#[test]
+fn a_half_open_door_goes_before_a_hold() {
+    let mut g = gate(None, None, 8);
+    g.set_hold(at(0), Some(at(50)));
+    g.set_door(probing(2, 2));
+    let may = Ask { may_probe: true, roll: 0.0 };
+    let (a, b) = (g.admit(at(1), 1, may).unwrap(), g.admit(at(1), 1, may).unwrap());
+    assert!(a.probe && b.probe && !a.held && !b.held, "its own breaker's probes");
+    g.release_unjudged(at(2), a, Reserved::Refund, None);
+    g.release_unjudged(at(2), b, Reserved::Refund, None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]

@@ -87,6 +87,11 @@ fn a_fast_error_never_looks_attractive() {
     give(&mut h, settle(1, Outcome::Success, 900, Some(80)));
     give(&mut h, settle(1, Outcome::DeadlineExceeded, 700, None));
     assert!(h.ewma_ttft_us(at(1)).unwrap() >= 700_000.0, "cut off: it took at least that long");
+    give(&mut h, settle(1, Outcome::Cancelled, 800, None));
+    assert!(h.ewma_ttft_us(at(1)).unwrap() >= 800_000.0, "overtaken by a hedge: at least that long as well");
+    give(&mut h, settle(1, Outcome::Cancelled, 300, None));
+    give(&mut h, settle(1, Outcome::Cancelled, 2_000, Some(40)));
+    assert!(h.ewma_ttft_us(at(1)).unwrap() < 801_000.0, "sooner than usual, or after its first content: says nothing");
 }
 
 #[test]
