@@ -1,5 +1,6 @@
 //! Retention: old rows go, sums and chain stay, and no kill at any moment loses anything else.
 
+use crate::entries;
 use crate::support::ledger::read_csv;
 use crate::support::{Gateway, Run, Setup, Upstream, binary, breakwater, chat_body, copy_folder, secs};
 use breakwater::domain::ledger::Entry;
@@ -7,9 +8,6 @@ use breakwater::store::{LedgerItem, OpenOptions, Store};
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
-
-#[path = "../../benches/support/entries.rs"]
-mod entries;
 
 const DAY_US: u64 = 86_400_000_000;
 

@@ -1,6 +1,7 @@
 //! Ledgers that somebody has changed: each kind of change in a gateway's store, in a copy of it, over the wire and in exported files of
 //! each format. `ledger verify` ends with 3 and names the first bad row.
 
+use crate::entries;
 use crate::support::{Gateway, Run, Setup, Upstream, breakwater, copy_folder, secs};
 use breakwater::domain::checkpoint::Checkpoint;
 use breakwater::domain::ledger::{Entry, Row};
@@ -13,9 +14,6 @@ use serde_json::Value;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-#[path = "../../benches/support/entries.rs"]
-mod entries;
 
 const ROWS: u64 = 120;
 /// The row that is tampered with.
