@@ -407,7 +407,8 @@ async fn a_caller_that_leaves_before_anything_was_sent_leaves_no_row() {
     let budgets = gateway.admin_get("/admin/budgets").await;
     assert_eq!(budgets["budgets"][0]["reserved_nanousd"], 0, "{budgets}");
     // The store writes again, and knows of nothing between these two.
-    gateway.chat(&chat_body("chat")).await.expect(200);
-    assert_eq!(gateway.wait_rows(2).await.len(), 2);
+    let next = gateway.chat(&chat_body("chat")).await;
+    let rows = gateway.wait_rows(2).await;
+    assert_eq!(rows[1].get("request_id"), next.expect(200).need("x-breakwater-request-id"), "{rows:?}");
     assert_eq!((a.calls(), b.calls()), (2, 0));
 }
