@@ -4,6 +4,7 @@
 use super::{Exit, out, remote, say};
 use crate::clock;
 use crate::config;
+use crate::domain::filter::RowFilter;
 use crate::engine::explain;
 use crate::engine::record::Decision;
 use crate::store::{OpenOptions, Store, StoreError};
@@ -18,8 +19,14 @@ pub struct ExplainArgs {
     /// The user's message; left out: a short greeting.
     #[arg(long, value_name = "FILE")]
     pub prompt_file: Option<PathBuf>,
+    /// A tag of the request; may be given several times.
+    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = RowFilter::parse_tag)]
+    pub tags: Vec<(String, String)>,
     #[arg(long, value_name = "FILE", default_value = "config.yaml")]
     pub config: PathBuf,
+    /// The store's folder, instead of the one that the configuration names.
+    #[arg(long, value_name = "PATH", conflicts_with = "url")]
+    pub store: Option<PathBuf>,
     /// Ask the running gateway there; the token is BREAKWATER_ADMIN_TOKEN or --token.
     #[arg(long)]
     pub url: Option<String>,
@@ -46,7 +53,12 @@ pub fn run(args: &ExplainArgs) -> Exit {
         }
     };
     let messages = serde_json::json!([{ "role": "user", "content": prompt }]);
-    let body = serde_json::json!({ "model": args.model, "messages": messages }).to_string();
+    let mut body = serde_json::json!({ "model": args.model, "messages": messages });
+    if !args.tags.is_empty() {
+        let tags: Vec<_> = args.tags.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        body["breakwater"] = serde_json::json!({ "tag": tags });
+    }
+    let body = body.to_string();
     let decision = match &args.url {
         Some(url) => ask(url, args.token.as_deref(), body),
         None => offline(args, &body),
@@ -74,7 +86,8 @@ fn ask(url: &str, token: Option<&str>, body: String) -> Result<Decision, (Exit, 
 
 fn offline(args: &ExplainArgs, body: &str) -> Result<Decision, (Exit, String)> {
     let config = config::load(&args.config).map_err(|faults| (Exit::Usage, faults.to_string()))?;
-    let options = OpenOptions { read_only: true, create: false, ..OpenOptions::at(&config.store.path, clock::wall()) };
+    let path = args.store.as_ref().unwrap_or(&config.store.path);
+    let options = OpenOptions { read_only: true, create: false, ..OpenOptions::at(path, clock::wall()) };
     let store = match Store::open(&options) {
         Ok((store, _)) => Some(store),
         Err(StoreError::Missing { .. }) => None,
@@ -86,7 +99,14 @@ fn offline(args: &ExplainArgs, body: &str) -> Result<Decision, (Exit, String)> {
         }
         Err(e) => return Err((Exit::Failed, e.to_string())),
     };
-    explain::offline(&config, store.as_ref(), body.as_bytes()).map_err(|e| (Exit::Failed, e.message))
+    let decision = explain::offline(&config, store.as_ref(), body.as_bytes()).map_err(|e| (Exit::Failed, e.message))?;
+    if decision.budgets.iter().any(|budget| budget.left_usd.is_none()) {
+        say(&format!(
+            "there is no store at {}, so nobody knows what is left of the budgets: name it with --store, or ask the running gateway with --url",
+            path.display()
+        ));
+    }
+    Ok(decision)
 }
 
 fn table(decision: &Decision) -> String {
@@ -125,7 +145,9 @@ fn table(decision: &Decision) -> String {
     for b in &decision.budgets {
         let at = b.endpoint.as_ref().map_or(String::new(), |e| format!(" at {e}"));
         let until = b.period_end.as_ref().map_or(String::new(), |end| format!(" until {end}"));
-        let _ = writeln!(text, "   $  {} budget {}{at}: {:.6} usd left{until}", b.mode, b.budget, b.left_usd);
+        let left = b.left_usd.map_or_else(|| "an unknown part".to_owned(), |left| format!("{left:.6}"));
+        let _ =
+            writeln!(text, "   $  {} budget {}{at}: {left} of {} usd is left{until}", b.mode, b.budget, b.amount_usd);
     }
     for r in &decision.removed {
         let _ = writeln!(text, "   -  {:<24} not a candidate: {}", r.endpoint, r.reason);

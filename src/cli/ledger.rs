@@ -8,6 +8,7 @@ mod compact;
 mod export;
 mod reconcile;
 mod report;
+mod running;
 mod verify;
 
 #[cfg(test)]

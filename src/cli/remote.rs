@@ -28,6 +28,22 @@ pub async fn send(
     token: Option<&str>,
     body: Option<String>,
 ) -> Result<Response, String> {
+    let answer = ask(method, url, path, token, body).await?;
+    let status = answer.status();
+    if status.is_success() { Ok(answer) } else { Err(format!("{url} answered {status}: {}", error(answer).await.0)) }
+}
+
+/// Sends one request and gives the answer, whatever its status.
+///
+/// # Errors
+/// Why there is none.
+pub async fn ask(
+    method: Method,
+    url: &str,
+    path: &str,
+    token: Option<&str>,
+    body: Option<String>,
+) -> Result<Response, String> {
     let token = token.filter(|t| !t.is_empty()).ok_or("no admin token: set BREAKWATER_ADMIN_TOKEN or give --token")?;
     // A second installation is refused, which changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -36,13 +52,13 @@ pub async fn send(
     if let Some(body) = body {
         request = request.header("content-type", "application/json").body(body);
     }
-    let answer = request.send().await.map_err(|e| format!("{url} cannot be reached: {e}"))?;
-    if answer.status().is_success() {
-        return Ok(answer);
-    }
-    let status = answer.status();
+    request.send().await.map_err(|e| format!("{url} cannot be reached: {e}"))
+}
+
+/// What an error answer says, and its `param`.
+pub async fn error(answer: Response) -> (String, Option<String>) {
     let text = answer.text().await.unwrap_or_default();
-    let said = serde_json::from_str::<serde_json::Value>(&text).ok();
-    let message = said.as_ref().and_then(|v| v["error"]["message"].as_str()).unwrap_or("no reason given");
-    Err(format!("{url} answered {status}: {message}"))
+    let said = serde_json::from_str::<serde_json::Value>(&text).unwrap_or_default();
+    let member = |name: &str| said["error"][name].as_str().map(str::to_owned);
+    (member("message").unwrap_or_else(|| "no reason given".into()), member("param"))
 }

@@ -1,33 +1,26 @@
-//! The budgets of the process: which apply to a request, what is spent under them, and where that is known from.
+//! The budgets of the process: which apply to a request, and what is spent under them.
 //!
 //! - Which budgets apply is looked up in tables by key, tag, route and endpoint; where there is no budget at all, one flag says so.
-//! - Spend is what the ledger's sums say for the present period, plus what has been charged since. So a restart, a new budget and
-//!   a changed one all start from the ledger, and there is no second account to disagree with it.
+//! - Spend is what the ledger's sums say for the present period ([`recall`]), plus what has been charged since. So a restart, a new
+//!   budget and a changed one all start from the ledger, and there is no second account to disagree with it.
 //! - A budget that is found again by name, scope, period and zone after a reload keeps its figures.
 //! - A key's tag cannot be replaced by the caller where a budget hangs on it.
 
-use crate::actors::ledger::StateWrite;
+mod recall;
+
 use crate::clock;
-use crate::config::model::Config;
 use crate::domain::budget::book::{Book, BudgetId, Demand, Figures};
 use crate::domain::budget::{Budget, Mode, Scope, Terms};
 use crate::domain::money::NanoUsd;
-use crate::domain::sums::{GroupBy, TimeRange};
 use crate::domain::time::Wall;
 use crate::engine::gateway::Gateway;
 use crate::engine::hints::Tags;
 use crate::engine::record::DecisionBudget;
-use crate::store::{LedgerReader, StoreError};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use tokio::sync::Notify;
-
-const HOUR_US: i64 = 3_600_000_000;
-
-/// What was spent, by group.
-type Spends = BTreeMap<String, NanoUsd>;
 
 /// A budget and its place in the book.
 #[derive(Clone, Debug)]
@@ -200,7 +193,7 @@ impl Budgets {
     }
 
     /// Swaps in the budgets of a configuration; returns those whose spend has to be summed up.
-    fn replace(&self, budgets: Vec<Arc<Budget>>) -> Vec<Entry> {
+    pub(super) fn replace(&self, budgets: Vec<Arc<Budget>>) -> Vec<Entry> {
         let now = clock::wall();
         let before = Arc::clone(&self.table.read());
         let mut fresh = Vec::new();
@@ -249,7 +242,8 @@ impl Budgets {
             Some(DecisionBudget {
                 budget: Arc::clone(&entry.budget.name),
                 mode: figures.mode.as_str().to_owned(),
-                left_usd: figures.left.usd(),
+                amount_usd: figures.amount.usd(),
+                left_usd: figures.known.then(|| figures.left.usd()),
                 period_end: figures.span.end.map(Wall::to_rfc3339),
                 endpoint: endpoint.cloned(),
             })
@@ -284,98 +278,9 @@ impl Budgets {
         entries.sort_by(|a, b| a.budget.name.cmp(&b.budget.name));
         entries.into_iter().filter_map(|e| self.figures_of(e.id).map(|figures| (e, figures))).collect()
     }
-
-    /// Sums up from the ledger what was spent under these budgets before `until`, and tells the book.
-    fn recall(&self, entries: &[Entry], reader: &LedgerReader, until: Option<Wall>) -> Result<(), StoreError> {
-        // One sum answers for all budgets of a kind whose period began at the same time.
-        let mut kinds: Vec<((Option<Wall>, GroupBy), Spends)> = Vec::new();
-        for entry in entries {
-            let Some(figures) = self.figures_of(entry.id) else { continue };
-            let (group_by, group) = match &entry.budget.scope {
-                Scope::Key(id) => (GroupBy::Key, id),
-                Scope::Tag(name, value) => (GroupBy::Tag(name.to_string()), value),
-                Scope::Route(name) => (GroupBy::Route, name),
-                Scope::Endpoint(name) => (GroupBy::Endpoint, name),
-            };
-            let kind = (figures.span.start, group_by);
-            let at = match kinds.iter().position(|(known, _)| *known == kind) {
-                Some(at) => at,
-                None => {
-                    let sums = sums(reader, kind.0, until, &kind.1)?;
-                    kinds.push((kind, sums));
-                    kinds.len() - 1
-                }
-            };
-            let spent = kinds.get(at).and_then(|(_, sums)| sums.get(&**group)).copied().unwrap_or_default();
-            let told = self.book.lock().recall(entry.id, figures.span.start, spent);
-            tell(told);
-        }
-        Ok(())
-    }
-}
-
-/// What was spent from `start` on, by group. A start within an hour is summed up by its rows; where those are no longer kept, the
-/// whole hour counts.
-fn sums(
-    reader: &LedgerReader,
-    start: Option<Wall>,
-    until: Option<Wall>,
-    group_by: &GroupBy,
-) -> Result<Spends, StoreError> {
-    let read = |from| reader.sums(TimeRange { from, to: until }, group_by);
-    let rows = match (read(start), start) {
-        (Err(error), Some(at)) if at.0.rem_euclid(HOUR_US) != 0 => {
-            tracing::warn!(%error, "a budget's period begins within an hour whose rows cannot be read: all of the hour is counted");
-            read(Some(Wall(at.0 - at.0.rem_euclid(HOUR_US))))?
-        }
-        (rows, _) => rows?,
-    };
-    Ok(rows.into_iter().map(|row| (row.group, row.tally.cost)).collect())
 }
 
 impl Gateway {
-    /// Takes in all budgets and sums up their spend, before the first request.
-    ///
-    /// # Errors
-    /// The ledger cannot be read.
-    pub fn start_budgets(&self) -> Result<(), String> {
-        let keys = self.access.list();
-        let of_key = |key: &crate::domain::key::VirtualKey| {
-            key.budget.as_ref().map(|terms| self.budgets.put_key(&key.id, terms, false))
-        };
-        let mut fresh: Vec<Entry> = keys.iter().filter_map(of_key).collect();
-        fresh.extend(self.budgets.replace(self.wanted_budgets(&self.config())));
-        self.budgets.recall(&fresh, &self.ledger.reader(), None).map_err(|e| e.to_string())
-    }
-
-    /// Takes in the budgets of a changed configuration. Those that are new are summed up from the ledger; until that is done
-    /// their requests wait.
-    pub async fn refresh_budgets(self: &Arc<Self>) {
-        let fresh = self.budgets.replace(self.wanted_budgets(&self.config()));
-        if fresh.is_empty() {
-            return;
-        }
-        // What ends from here on finds the new budgets; what ended before is on disk once the queue has been written.
-        let until = clock::wall();
-        let written = self.ledger.write(StateWrite::Nothing).await;
-        let gateway = Arc::clone(self);
-        let reader = self.ledger.reader();
-        let summed = tokio::task::spawn_blocking(move || gateway.budgets.recall(&fresh, &reader, Some(until))).await;
-        let failed = written.err().or_else(|| match summed {
-            Ok(Ok(())) => None,
-            Ok(Err(e)) => Some(e.to_string()),
-            Err(e) => Some(e.to_string()),
-        });
-        if let Some(error) = failed {
-            tracing::error!(error, "the spend of new budgets is not known: requests under hard ones are refused");
-        }
-    }
-
-    fn wanted_budgets(&self, config: &Config) -> Vec<Arc<Budget>> {
-        let endpoints: Vec<_> = self.board.topology().cells.iter().map(|cell| cell.config()).collect();
-        config.all_budgets(&endpoints)
-    }
-
     /// Every budget as operators see it.
     #[must_use]
     pub fn budget_views(&self) -> serde_json::Value {

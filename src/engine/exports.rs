@@ -1,7 +1,8 @@
 //! Exports of the ledger over HTTP, and what is signed of it.
 //!
 //! An export is streamed, so that its checkpoint is known only at its end: it is kept under the export's id, of the newest few exports,
-//! for whoever has read the body to fetch. The store is only touched on blocking threads.
+//! for whoever has read the body to fetch. One that met damage is broken off, and the reason is kept in its place.
+//! The store is only touched on blocking threads.
 
 use crate::clock;
 use crate::domain::checkpoint::{Checkpoint, hex};
@@ -11,7 +12,7 @@ use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Gateway;
 use crate::engine::reports::{failed, unread};
 use crate::store::stream::{ExportShape, ExportStream};
-use crate::store::{LedgerReader, Rows};
+use crate::store::{LedgerReader, Rows, StoreError};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use tokio::sync::mpsc;
 const CHUNKS: usize = 4;
 const CHUNK_BYTES: usize = 64 << 10;
 const ROWS_A_LOOK: u64 = 64;
-/// Checkpoints of exports that are kept, some 50 KB each at most.
+/// Exports whose end is kept: a checkpoint is some 50 KB at most.
 const KEPT: usize = 64;
 
 /// An export under way: its chunks, and what they are.
@@ -35,15 +36,18 @@ pub struct Export {
     pub chunks: mpsc::Receiver<Result<Bytes, String>>,
 }
 
-/// The checkpoints of the newest exports.
+/// How the newest exports ended.
 #[derive(Clone, Default)]
 pub struct Exports(Arc<Mutex<Kept>>);
 
 #[derive(Default)]
 struct Kept {
     begun: u64,
-    checkpoints: VecDeque<(String, Checkpoint)>,
+    ends: VecDeque<(String, End)>,
 }
+
+/// An export's checkpoint, or why it was broken off.
+type End = Result<Checkpoint, StoreError>;
 
 impl Exports {
     fn begin(&self) -> String {
@@ -52,16 +56,19 @@ impl Exports {
         format!("exp_{:x}_{}", clock::wall().0, kept.begun)
     }
 
-    fn keep(&self, id: String, checkpoint: Checkpoint) {
-        let checkpoints = &mut self.0.lock().checkpoints;
-        checkpoints.push_back((id, checkpoint));
-        if checkpoints.len() > KEPT {
-            checkpoints.pop_front();
+    fn keep(&self, id: String, end: End) {
+        let ends = &mut self.0.lock().ends;
+        ends.push_back((id, end));
+        if ends.len() > KEPT {
+            ends.pop_front();
         }
     }
 
-    fn find(&self, id: &str) -> Option<String> {
-        self.0.lock().checkpoints.iter().find(|(own, _)| own == id).map(|(_, checkpoint)| checkpoint.to_json())
+    /// The checkpoint as JSON, or why there is none.
+    fn find(&self, id: &str) -> Option<Result<String, StoreError>> {
+        let kept = self.0.lock();
+        let (_, end) = kept.ends.iter().find(|(own, _)| own == id)?;
+        Some(end.as_ref().map(Checkpoint::to_json).map_err(Clone::clone))
     }
 }
 
@@ -86,7 +93,7 @@ impl Work {
         let made = self.stream.finish(clock::wall(), |statement| self.reader.sign(statement));
         let last = made.map_err(|e| e.to_string()).map(|(last, checkpoint)| {
             if let Some(checkpoint) = checkpoint {
-                self.exports.keep(self.id, checkpoint);
+                self.exports.keep(self.id, Ok(checkpoint));
             }
             last.into()
         });
@@ -98,7 +105,8 @@ impl Work {
         let mut ready = Vec::with_capacity(CHUNK_BYTES);
         // Looking for bytes after each row would cost more than the row.
         for (count, row) in (1_u64..).zip(&mut self.rows) {
-            let row = row.map_err(|e| e.to_string())?;
+            let row =
+                row.inspect_err(|e| self.exports.keep(self.id.clone(), Err(e.clone()))).map_err(|e| e.to_string())?;
             if self.filter.wants(&row.entry) {
                 self.stream.row(&row).map_err(|e| e.to_string())?;
             }
@@ -138,13 +146,20 @@ impl Gateway {
     /// The signed checkpoint of an export that has come to its end, as JSON.
     ///
     /// # Errors
-    /// It has not, or is too long ago.
+    /// 409 with the reason if it was broken off, `param` being the number of a damaged row; 404 if it goes on, or is too long ago.
     pub fn export_checkpoint(&self, id: &str) -> Result<Value, ApiError> {
-        let found = self.exports.find(id).and_then(|text| serde_json::from_str(&text).ok());
-        found.ok_or_else(|| {
-            let message = format!("no finished export `{id}`; the newest {KEPT} since the start are known");
-            ApiError::new(Code::NotFound, message)
-        })
+        match self.exports.find(id) {
+            Some(Ok(text)) => serde_json::from_str(&text).map_err(failed),
+            Some(Err(why)) => {
+                let error = ApiError::new(Code::Conflict, format!("the export was broken off: {why}"));
+                let row = if let StoreError::Damaged { seq, .. } = why { seq } else { None };
+                Err(ApiError { param: row.map(|seq| seq.to_string()), ..error })
+            }
+            None => {
+                let message = format!("no finished export `{id}`; the newest {KEPT} since the start are known");
+                Err(ApiError::new(Code::NotFound, message))
+            }
+        }
     }
 
     /// What the ledger has signed: its public keys, checkpoints, and the rows that retention has removed.

@@ -18,7 +18,8 @@ use crate::engine::course::Withheld;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::exports::Exports;
 use crate::engine::place::Waiting;
-use crate::engine::record::{Kept, Records};
+use crate::engine::record::{self, Kept, Records};
+use crate::engine::refused;
 use crate::store::{LedgerItem, RequestRecord};
 use actix::{Actor, Addr};
 use parking_lot::{Mutex, RwLock};
@@ -48,6 +49,8 @@ pub struct Gateway {
     pub supervisor: Addr<Supervisor>,
     pub access: Access,
     pub records: Records,
+    /// Of requests that were refused before there was a plan.
+    pub(super) refused: Records,
     pub budgets: Budgets,
     pub counters: Counters,
     pub chaos: Chaos,
@@ -103,7 +106,8 @@ impl Gateway {
             events,
             supervisor,
             access,
-            records: Records::default(),
+            records: Records::keeping(record::KEPT),
+            refused: Records::keeping(refused::KEPT),
             budgets: Budgets::default(),
             counters: Counters::default(),
             chaos: Chaos::default(),

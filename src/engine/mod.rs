@@ -19,6 +19,7 @@ pub mod operations;
 pub mod place;
 pub mod probe;
 pub mod record;
+pub mod refused;
 pub mod registry;
 pub mod relay;
 pub mod reports;

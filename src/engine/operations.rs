@@ -148,7 +148,7 @@ impl Gateway {
 
     /// What became of a request, if it is still known: from memory, else from the store.
     pub async fn request_record(&self, id: &RequestId) -> Option<RequestRecord> {
-        if let Some(kept) = self.records.get(id) {
+        if let Some(kept) = self.records.get(id).or_else(|| self.refused.get(id)) {
             return Some(explained(kept.spell_out()));
         }
         let (reader, id) = (self.ledger.reader(), id.clone());

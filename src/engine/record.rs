@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Records kept in memory; older ones that were worth it are in the store.
-const KEPT: usize = 10_000;
+pub const KEPT: usize = 10_000;
 /// Candidates that a record spells out.
 const MAX_CANDIDATES: usize = 32;
 
@@ -83,8 +83,10 @@ pub struct Decision {
 pub struct DecisionBudget {
     pub budget: Arc<str>,
     pub mode: String,
-    /// Neither spent nor reserved.
-    pub left_usd: f64,
+    #[serde(default)]
+    pub amount_usd: f64,
+    /// Neither spent nor reserved; none: what was spent is not known.
+    pub left_usd: Option<f64>,
     /// RFC 3339; none: it is never full again.
     pub period_end: Option<String>,
     /// The candidate that it applies to, where not to all of them.
@@ -247,6 +249,11 @@ pub enum Step {
         at_ms: f64,
         why: Cow<'static, str>,
     },
+    /// Refused before there was a plan.
+    TurnedAway {
+        at_ms: f64,
+        because: String,
+    },
     /// The fleet's retry budget allowed no further attempt.
     RetryBudgetSpent {
         at_ms: f64,
@@ -351,8 +358,11 @@ pub fn ms(d: Duration) -> f64 {
 }
 
 /// The newest records, by id.
-#[derive(Debug, Default)]
-pub struct Records(Mutex<Ring>);
+#[derive(Debug)]
+pub struct Records {
+    most: usize,
+    ring: Mutex<Ring>,
+}
 
 #[derive(Debug, Default)]
 struct Ring {
@@ -361,13 +371,19 @@ struct Ring {
 }
 
 impl Records {
+    /// The newest `most` of them.
+    #[must_use]
+    pub fn keeping(most: usize) -> Self {
+        Self { most, ring: Mutex::default() }
+    }
+
     pub fn put(&self, record: Kept) {
         let id = record.request_id.shared();
-        let mut ring = self.0.lock();
+        let mut ring = self.ring.lock();
         if ring.by_id.insert(Arc::clone(&id), Arc::new(record)).is_none() {
             ring.order.push_back(id);
         }
-        if ring.order.len() > KEPT
+        if ring.order.len() > self.most
             && let Some(oldest) = ring.order.pop_front()
         {
             ring.by_id.remove(&oldest);
@@ -376,6 +392,6 @@ impl Records {
 
     #[must_use]
     pub fn get(&self, id: &RequestId) -> Option<Arc<Kept>> {
-        self.0.lock().by_id.get(id.as_str()).cloned()
+        self.ring.lock().by_id.get(id.as_str()).cloned()
     }
 }

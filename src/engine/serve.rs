@@ -6,14 +6,16 @@ use crate::config::model::Config;
 use crate::domain::ids::RequestId;
 use crate::domain::time::Ts;
 use crate::engine::access::Caller;
+use crate::engine::budgets::{Applied, Budgets};
 use crate::engine::context::{CostState, Opening, RequestContext};
 use crate::engine::course::Course;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Worker;
 use crate::engine::hints::Hints;
 use crate::engine::hold::Cap;
+use crate::engine::refused::Refused;
 use crate::engine::relay::Relay;
-use crate::engine::understand::understand;
+use crate::engine::understand::{Misunderstood, understand};
 use bytes::Bytes;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -64,9 +66,19 @@ pub async fn chat(
     started: Ts,
 ) -> Result<Served, Failure> {
     let gateway = &worker.gateway;
-    let entered = gateway.enter(config.server.max_in_flight)?;
-    let understood = understand(&gateway.board.topology(), config, &caller, hints, &body)?;
-    caller.admit(started, understood.prompt_tokens + understood.completion_tokens)?;
+    let wished = hints.request_id.clone();
+    let refuse = |id, model, error| gateway.refuse(Refused { caller: &caller, started, id, model }, error);
+    let entered = match gateway.enter(config.server.max_in_flight) {
+        Ok(entered) => entered,
+        Err(error) => return Err(refuse(wished, "".into(), error)),
+    };
+    let understood = match understand(&gateway.board.topology(), config, &caller, hints, &body) {
+        Ok(understood) => understood,
+        Err(Misunderstood { error, model }) => return Err(refuse(wished, model.unwrap_or_default(), error)),
+    };
+    if let Err(error) = caller.admit(started, understood.prompt_tokens + understood.completion_tokens) {
+        return Err(refuse(understood.hints.request_id.clone(), Arc::clone(&understood.route.name), error));
+    }
     gateway.retry_budget.lock().deposit(started);
     let id = understood.hints.request_id.clone().unwrap_or_else(|| RequestId::mint(clock::wall(), fastrand::u128(..)));
     let tags = gateway.budgets.firm(understood.hints.tags_over(caller.tags()), caller.tags());
@@ -90,7 +102,7 @@ pub async fn chat(
     });
     let plan = match understood.plan(worker, Arc::clone(config), &ctx).await {
         Ok(mut plan) => {
-            spare_exceeded(&ctx, &mut plan);
+            spare_exceeded(&gateway.budgets, ctx.budgets.as_deref(), &mut plan);
             Arc::new(plan)
         }
         Err(error) => {
@@ -114,14 +126,10 @@ pub async fn chat(
 }
 
 /// Endpoints whose own soft budget is exceeded come after the others.
-fn spare_exceeded(ctx: &RequestContext, plan: &mut Plan) {
-    let Some(applied) = &ctx.budgets else { return };
+pub(super) fn spare_exceeded(budgets: &Budgets, applied: Option<&Applied>, plan: &mut Plan) {
+    let Some(applied) = applied else { return };
     let Plan { route, candidates, .. } = plan;
-    let exceeded = |c: &Candidate| {
-        route
-            .cells
-            .get(c.index)
-            .is_some_and(|cell| ctx.worker.gateway.budgets.endpoint_is_exceeded(applied, &cell.name))
-    };
+    let exceeded =
+        |c: &Candidate| route.cells.get(c.index).is_some_and(|cell| budgets.endpoint_is_exceeded(applied, &cell.name));
     candidates.sort_by_cached_key(exceeded);
 }

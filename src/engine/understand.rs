@@ -49,6 +49,42 @@ pub struct Understood<'a> {
     pub complexity: Option<Classified>,
 }
 
+/// Why a request cannot be served, and the model that it asks for if that is known.
+pub struct Misunderstood {
+    pub error: ApiError,
+    pub model: Option<Arc<str>>,
+}
+
+impl From<ApiError> for Misunderstood {
+    fn from(error: ApiError) -> Self {
+        Self { error, model: None }
+    }
+}
+
+impl From<BadRequest> for Misunderstood {
+    fn from(bad: BadRequest) -> Self {
+        ApiError::from(bad).into()
+    }
+}
+
+impl From<Misunderstood> for ApiError {
+    fn from(misunderstood: Misunderstood) -> Self {
+        misunderstood.error
+    }
+}
+
+/// The route of a model that the caller may ask for.
+fn route(topology: &Topology, caller: &Caller, model: &str) -> Result<Arc<RouteTable>, Misunderstood> {
+    let shortened = || model.chars().take(80).collect::<String>();
+    let named = |error| Misunderstood { error, model: Some(shortened().into()) };
+    let Some(route) = topology.route(model) else {
+        let message = format!("the model `{}` is not known here; GET /v1/models lists what is", shortened());
+        return Err(named(ApiError::new(Code::ModelNotFound, message).with_param("model")));
+    };
+    caller.may_use(&route.name).map_err(named)?;
+    Ok(Arc::clone(route))
+}
+
 /// Understands a request body; `hints` are those of its headers.
 ///
 /// # Errors
@@ -59,17 +95,12 @@ pub fn understand<'a>(
     caller: &Caller,
     mut hints: Hints,
     body: &'a [u8],
-) -> Result<Understood<'a>, ApiError> {
+) -> Result<Understood<'a>, Misunderstood> {
     let request = ChatRequest::parse(body)?;
     if let Some(raw) = request.hints {
         hints.take_body(raw.get())?;
     }
-    let route = topology.route(&request.model).cloned().ok_or_else(|| {
-        let shortened: String = request.model.chars().take(80).collect();
-        let message = format!("the model `{shortened}` is not known here; GET /v1/models lists what is");
-        ApiError::new(Code::ModelNotFound, message).with_param("model")
-    })?;
-    caller.may_use(&route.name)?;
+    let route = route(topology, caller, &request.model)?;
     // A ceiling decides about money: there the prompt is counted, by each vocabulary that may come to count it.
     let prompt_tokens = match hints.routing.max_cost {
         None => estimate(&request),

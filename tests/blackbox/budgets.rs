@@ -1,6 +1,8 @@
 //! Budgets: never overspent, never withheld, known after every end. Endpoints cost 1 USD per million tokens in and 2 USD out: 1,000
 //! and 2,000 nano-dollars a token.
 
+mod attempts;
+
 use crate::support::ledger::cost;
 use crate::support::{Answer, Gateway, Reply, Setup, Upstream, chat_body, eventually, ms, secs, stream_body};
 use serde_json::{Value, json};

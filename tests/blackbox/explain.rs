@@ -226,3 +226,75 @@ async fn every_address_of_the_api_description_is_served() {
         }
     }
 }
+
+#[tokio::test]
+async fn explain_tells_what_is_left_of_budgets_with_a_gateway_and_without() {
+    let (a, b) = (Upstream::start(), Upstream::start());
+    let setup = Setup::new()
+        .endpoint("a", &a, &["budget: {amount: 0.5, mode: soft}"])
+        .endpoint("b", &b, &[])
+        .route("chat", "priority", &["a", "b"], &["budget: {amount: 2, period: total}"])
+        .top("budgets:\n  - {name: red, tag: team=red, amount: 1, period: day, timezone: Asia/Tokyo}\n  - {name: other, tag: team=blue, amount: 1}");
+    let mut gateway = Gateway::start(&setup).await;
+    for _ in 0..3 {
+        let answer = gateway.chat_with(&[("x-breakwater-tag", "team=red")], &chat_body("chat")).await;
+        answer.expect(200);
+    }
+    gateway.wait_rows(3).await;
+    let mut body = chat_body("chat");
+    body["breakwater"] = json!({"tag": "team=red"});
+    let online = gateway.admin("POST", "/admin/explain", Some(&body)).await.expect(200).json()["budgets"].clone();
+    let left: Vec<_> = online
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| (b["budget"].as_str().unwrap(), b["left_usd"].as_f64().unwrap(), b["amount_usd"].as_f64().unwrap()))
+        .collect();
+    // Three answers of 0.00002 USD.
+    assert_eq!(left, [("route:chat", 1.99994, 2.0), ("red", 0.99994, 1.0), ("endpoint:a", 0.49994, 0.5)], "{online}");
+    let asked = ["explain", "--model", "chat", "--tag", "team=red", "--format", "json"];
+    let budgets = |stdout: &str| serde_json::from_str::<Value>(stdout).unwrap()["budgets"].clone();
+    assert_eq!(budgets(&gateway.run_by_url(&asked).expect(0).stdout), online);
+    gateway.run_by_url(&["explain", "--model", "chat", "--tag", "team"]).expect(2);
+    gateway.terminate();
+    gateway.wait_exit(secs(20)).await;
+    assert_eq!(budgets(&gateway.run(&asked).expect(0).stdout), online);
+    let table = gateway.run(&asked[..5]).expect(0).stdout;
+    assert!(table.contains("hard budget red: 0.999940 of 1 usd is left until "), "{table}");
+    assert!(table.contains("soft budget endpoint:a at a: 0.499940 of 0.5 usd"), "{table}");
+    // Nobody knows what was spent where there is no store.
+    let unknown = gateway.run(&[&asked[..], &["--store", "/nonexistent"]].concat()).expect(0);
+    let shown = budgets(&unknown.stdout);
+    assert_eq!(shown[1]["left_usd"], Value::Null, "{shown}");
+    assert!(unknown.stderr.contains("/nonexistent") && unknown.stderr.contains("--url"), "{}", unknown.stderr);
+    let table = gateway.run(&[&asked[..5], &["--store", "/nonexistent"]].concat()).expect(0).stdout;
+    assert!(table.contains("hard budget red: an unknown part of 1 usd is left"), "{table}");
+}
+
+#[tokio::test]
+async fn explain_steers_by_spent_soft_budgets_with_a_gateway_and_without() {
+    let (dear, cheap) = (Upstream::start(), Upstream::start());
+    let priced = "price: {input: 10.00, output: 20.00}";
+    let of_route = Setup::new().endpoint("dear", &dear, &[priced]).endpoint("cheap", &cheap, &[]).route(
+        "chat",
+        "priority",
+        &["dear", "cheap"],
+        &["budget: {amount: 0.0001, mode: soft}"],
+    );
+    let of_endpoint = Setup::new()
+        .endpoint("dear", &dear, &[priced, "budget: {amount: 0.0001, mode: soft}"])
+        .endpoint("cheap", &cheap, &[])
+        .route("chat", "priority", &["dear", "cheap"], &[]);
+    for (setup, strategy) in [(of_route, "cost_based"), (of_endpoint, "priority")] {
+        let mut gateway = Gateway::start(&setup).await;
+        gateway.chat(&chat_body("chat")).await.expect(200);
+        gateway.wait_rows(1).await;
+        let online = gateway.post("/v1/explain", &chat_body("chat")).await.expect(200).json();
+        assert_eq!((&online["strategy"], names(&online)), (&json!(strategy), vec!["cheap".into(), "dear".to_owned()]));
+        gateway.terminate();
+        gateway.wait_exit(secs(20)).await;
+        let offline = gateway.run(&["explain", "--model", "chat", "--format", "json"]).expect(0).stdout;
+        let offline: Value = serde_json::from_str(&offline).unwrap();
+        assert_eq!((&offline["strategy"], names(&offline)), (&online["strategy"], names(&online)));
+    }
+}

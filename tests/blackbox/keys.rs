@@ -52,6 +52,73 @@ async fn a_key_for_some_models_is_403_for_others() {
     assert_eq!(ids, [json!("chat")], "it sees what it may ask for");
 }
 
+/// Whatever refuses a request before it is planned, its id leads to why.
+#[tokio::test]
+async fn a_refused_request_has_a_record_that_says_why() {
+    let a = Upstream::start();
+    let gateway = start(&a).await;
+    let (id, secret) = make(&gateway, &json!({"name": "app", "models": ["chat", "nowhere"], "rpm": 6})).await;
+    let (_, stranger) = make(&gateway, &json!({"name": "another"})).await;
+    let record = async |id: &str, secret: &str| {
+        gateway.send("GET", &format!("/v1/requests/{id}"), &[("authorization", &format!("Bearer {secret}"))], "").await
+    };
+    let expect_record = async |answer: &Answer, model: &str, because: &str| {
+        let request_id = answer.need("x-breakwater-request-id");
+        let told = record(request_id, &secret).await.expect(200).json();
+        assert_eq!((&told["outcome"], &told["status"]), (&answer.json()["error"]["code"], &json!(answer.status)));
+        assert_eq!(
+            (&told["model"], &told["key_id"], &told["attempts"]),
+            (&json!(model), &json!(id), &json!(0)),
+            "{told}"
+        );
+        assert_eq!(told["steps"][0]["step"], "turned_away", "{told}");
+        assert!(told["steps"][0]["because"].as_str().unwrap().contains(because), "{told}");
+        assert!(told["explanation"].as_str().unwrap().contains(because), "{told}");
+        assert_eq!(gateway.admin_get(&format!("/admin/decisions/{request_id}")).await, told);
+        record(request_id, &stranger).await.expect_error(404, "not_found");
+    };
+    expect_record(&chat(&gateway, &secret, "other").await, "other", "may not use the model `other`").await;
+    expect_record(&chat(&gateway, &secret, "nowhere").await, "nowhere", "not known").await;
+    // What is wrong with a request may quote it: that is told to its caller alone.
+    let bearer = format!("Bearer {secret}");
+    let mut bad = chat_body("chat");
+    bad["max_tokens"] = json!("a secret plan");
+    let answer = gateway.chat_with(&[("authorization", &bearer)], &bad).await;
+    answer.expect_error(400, "invalid_request");
+    expect_record(&answer, "", "not valid").await;
+    let told = record(answer.need("x-breakwater-request-id"), &secret).await.text();
+    assert!(!told.contains("a secret plan"), "{told}");
+    let named = [("authorization", &*bearer), ("x-breakwater-request-id", "the-second")];
+    gateway.chat_with(&named[..1], &chat_body("chat")).await.expect(200);
+    let limited = gateway.chat_with(&named, &chat_body("chat")).await;
+    limited.expect_error(429, "rate_limit_exceeded");
+    assert_eq!(limited.need("x-breakwater-request-id"), "the-second");
+    expect_record(&limited, "chat", "limit of requests per minute").await;
+    assert_eq!(a.calls(), 1);
+}
+
+/// A caller that is refused all the time takes nobody's record away.
+#[tokio::test]
+async fn a_crowd_of_refusals_pushes_out_only_its_own_records() {
+    let a = Upstream::start();
+    let gateway = start(&a).await;
+    let (_, secret) = make(&gateway, &json!({"name": "app", "models": ["chat"]})).await;
+    let bearer = format!("Bearer {secret}");
+    let served = chat(&gateway, &secret, "chat").await;
+    let first = chat(&gateway, &secret, "other").await;
+    let body = chat_body("other");
+    let headers = [("authorization", &*bearer)];
+    for _ in 0..11 {
+        futures_util::future::join_all((0..100).map(|_| gateway.chat_with(&headers, &body))).await;
+    }
+    let last = chat(&gateway, &secret, "other").await;
+    let status = async |answer: &Answer| {
+        let path = format!("/admin/decisions/{}", answer.need("x-breakwater-request-id"));
+        gateway.admin("GET", &path, None).await.status
+    };
+    assert_eq!((status(&served).await, status(&first).await, status(&last).await), (200, 404, 200));
+}
+
 #[tokio::test]
 async fn a_keys_requests_per_minute_hold() {
     let a = Upstream::start();

@@ -1,15 +1,13 @@
 //! Retention: old rows go, sums and chain stay, and no kill at any moment loses anything else.
 
+use crate::entries;
 use crate::support::ledger::read_csv;
-use crate::support::{Gateway, Run, Setup, Upstream, binary, breakwater, chat_body, secs};
+use crate::support::{Gateway, Run, Setup, Upstream, binary, breakwater, chat_body, copy_folder, secs};
 use breakwater::domain::ledger::Entry;
 use breakwater::store::{LedgerItem, OpenOptions, Store};
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
-
-#[path = "../../benches/support/entries.rs"]
-mod entries;
 
 const DAY_US: u64 = 86_400_000_000;
 
@@ -40,18 +38,6 @@ fn ledger(store: &Path, args: &[&str]) -> Run {
 fn sums(store: &Path) -> Vec<String> {
     let by = |group: &str| ledger(store, &["report", "--group-by", group, "--format", "json"]).expect(0).stdout;
     ["model", "tag:team", "hour"].map(by).to_vec()
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[test]
@@ -163,7 +149,7 @@ fn killed_while_it_compacts_nothing_is_lost() {
     };
     // How long it takes without a kill.
     let whole = dir.path().join("whole");
-    copy(&origin, &whole);
+    copy_folder(&origin, &whole);
     let begun = std::time::Instant::now();
     assert!(run(&whole).wait().unwrap().success());
     let takes = begun.elapsed();
@@ -171,7 +157,7 @@ fn killed_while_it_compacts_nothing_is_lost() {
     let mut halves = [0, 0];
     for step in 1..=6 {
         let store = dir.path().join(format!("killed-{step}"));
-        copy(&origin, &store);
+        copy_folder(&origin, &store);
         let mut child = run(&store);
         std::thread::sleep(takes * step / 6);
         let _ = child.kill();

@@ -1,7 +1,7 @@
 //! Signatures: exports and stores that were changed are found, with nothing but the files at hand.
 
 use crate::support::ledger::read_csv;
-use crate::support::{Gateway, Run, Setup, Upstream, breakwater, chat_body, secs, stream_body};
+use crate::support::{Gateway, Run, Setup, Upstream, breakwater, chat_body, copy_folder, secs, stream_body};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -111,7 +111,7 @@ async fn a_copied_store_is_checked_without_its_key() {
     gateway.terminate();
     gateway.wait_exit(secs(20)).await;
     let copied = gateway.folder().join("copy");
-    copy(&gateway.store(), &copied);
+    copy_folder(&gateway.store(), &copied);
     std::fs::remove_file(copied.join("checkpoint.key")).unwrap();
     let (store, key) = (copied.display().to_string(), public_key(&gateway));
     let verify = |more: &[&str]| breakwater(&[&["ledger", "verify", "--store", &store], more].concat(), &[]);
@@ -159,16 +159,4 @@ async fn what_streams_cost_is_there_after_every_kind_of_restart() {
     }
     gateway.kill();
     assert_eq!(read_csv(&gateway.run(&["ledger", "export"]).expect(0).stdout).len(), 20);
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and own their tasks")]
 
+#[path = "../../benches/support/entries.rs"]
+mod entries;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -24,6 +26,7 @@ mod ledger_accounts;
 mod ledger_exports;
 mod ledger_retention;
 mod ledger_signed;
+mod ledger_tampered;
 mod limits;
 mod metrics;
 mod queue;

@@ -17,6 +17,7 @@ pub use gateway::{ADMIN_TOKEN, Gateway, Run, binary, breakwater};
 pub use setup::Setup;
 pub use upstream::{Reply, Upstream, completion};
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The first, or with `BREAKWATER_TEST_SCALE=full` the second: some scenarios are shown shorter than docs/resilience.md has them.
@@ -34,6 +35,19 @@ pub async fn eventually(limit: Duration, what: &str, mut check: impl AsyncFnMut(
     while !check().await {
         assert!(Instant::now() < until, "after {limit:?} it still does not hold that {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Copies a folder with all that is in it.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 

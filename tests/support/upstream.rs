@@ -377,6 +377,12 @@ pub fn closing_events() -> String {
     finish + &chunk_event(&json!([]), &usage()) + "data: [DONE]\n\n"
 }
 
+/// An event without text that reports usage.
+pub fn usage_event(prompt: u64, completion: u64) -> String {
+    let usage = json!({"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion});
+    chunk_event(&json!([]), &usage)
+}
+
 fn chunk_event(choices: &Value, usage: &Value) -> String {
     let chunk = json!({"id": "chatcmpl-scripted", "object": "chat.completion.chunk", "created": 1_700_000_000,
         "model": "upstream-model", "choices": choices, "usage": usage});

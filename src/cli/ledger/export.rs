@@ -1,5 +1,6 @@
 //! `ledger export`: the rows of a time range as a file or a stream, in constant memory.
 
+use super::running::damage;
 use super::{ROWS_A_STEP, Span, failed, is_broken_pipe, sidecar};
 use crate::cli::download::Download;
 use crate::cli::output::{Output, Progress};
@@ -170,7 +171,10 @@ fn download(args: &ExportArgs, url: &str) -> Result<Exit, Exit> {
     match copy(body, &mut output) {
         Ok(()) => {}
         Err(e) if is_broken_pipe(&e) => return Ok(Exit::Done),
-        Err(e) => return Err(failed(format!("the export broke off: {e}"))),
+        Err(e) => {
+            let damage = id.as_deref().and_then(|id| damage(url, id, token).ok().flatten());
+            return Err(failed(damage.map_or_else(|| format!("the export broke off: {e}"), |damage| damage.what)));
+        }
     }
     let wanted = id.filter(|_| args.output.is_some() && args.format != "parquet");
     let checkpoint = wanted.map(|id| {

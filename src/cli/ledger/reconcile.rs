@@ -1,7 +1,7 @@
 //! `ledger reconcile`: a vendor's usage export held against the ledger. Nothing is written to either.
 
+use super::running::RunningRows;
 use super::{ReportFormat, Span, failed, write};
-use crate::cli::download::Download;
 use crate::cli::output::Progress;
 use crate::cli::place::{self, Place, Purpose};
 use crate::cli::{Exit, say};
@@ -10,7 +10,6 @@ use crate::domain::reconcile::invoice::{Line, Mapping};
 use crate::domain::reconcile::{Reconciliation, Tolerance};
 use crate::domain::sums::TimeRange;
 use crate::domain::time::Wall;
-use crate::store::import::{open_rows, read_rows};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -128,11 +127,7 @@ fn rows(args: &ReconcileArgs, range: TimeRange, mut each: impl FnMut(&Entry)) ->
     };
     match &args.place.url {
         Some(url) => {
-            let time = |at: Option<Wall>| at.map(Wall::to_rfc3339);
-            let query = [("from", time(range.from)), ("to", time(range.to)), ("format", Some("jsonl".to_owned()))];
-            let body = Download::get(url, "/admin/ledger/export", &query, args.place.token.as_deref());
-            let rows = open_rows(BufReader::new(body.map_err(failed)?)).and_then(read_rows).map_err(failed)?;
-            for row in rows {
+            for row in RunningRows::get(url, range, args.place.token.as_deref()).map_err(failed)? {
                 show(&row.map_err(failed)?.entry);
             }
         }

@@ -3,6 +3,7 @@
 //! A store is held against the checkpoints that it has signed, an exported file against the one that it carries: Parquet in itself, the
 //! others in `FILE.sig` beside it. Whose signature counts is said by `--public-key`; without it, by the keys in the store's folder.
 
+use super::running::{Broken, Damage, RunningRows};
 use super::{failed, sidecar};
 use crate::cli::download::Download;
 use crate::cli::output::Progress;
@@ -10,6 +11,7 @@ use crate::cli::place::{self, Place, Purpose};
 use crate::cli::{Exit, out, say};
 use crate::domain::checkpoint::{Checkpoint, hex, unhex};
 use crate::domain::ledger::Row;
+use crate::domain::sums::TimeRange;
 use crate::domain::time::Wall;
 use crate::store::import::{RowFault, open_rows, read_rows};
 use crate::store::readback::read_parquet;
@@ -146,10 +148,12 @@ fn verify_running(
     let mut record = signed.and_then(|json| signed_record(&json)).map_err(failed)?;
     record.checkpoints.extend(elsewhere);
     let trust = trust.unwrap_or_else(|| Trust::Keys(record.keys.clone()));
-    let query = [("format", Some("jsonl".to_owned()))];
-    let body = BufReader::new(Download::get(url, "/admin/ledger/export", &query, token).map_err(failed)?);
-    let rows = open_rows(body).and_then(read_rows).map_err(failed)?;
-    check_ledger(rows.map(faulty), record, &trust, &mut |count| progress.at(count)).map_err(failed)
+    let rows = RunningRows::get(url, TimeRange::ALL, token).map_err(failed)?.map(|row| match row {
+        Ok(row) => Ok(Ok(row)),
+        Err(Broken::Damaged(Damage { seq, what })) => Ok(Err(Fault { seq: seq.unwrap_or(0), at: None, what })),
+        Err(Broken::Cut(why)) => Err(why),
+    });
+    check_ledger(rows, record, &trust, &mut |count| progress.at(count)).map_err(failed)
 }
 
 /// Reads `GET /admin/ledger/checkpoints`.
