@@ -178,6 +178,12 @@ impl AttemptPlan {
         self.attempts
     }
 
+    /// The attempt that was under way at the candidate was never sent: its gate has shut meanwhile.
+    pub fn withdrawn(&mut self, index: usize) {
+        self.attempts = self.attempts.saturating_sub(1);
+        self.refused(index);
+    }
+
     /// The attempt at the candidate ended without an answer for the caller.
     pub fn failed(&mut self, index: usize, outcome: Outcome) {
         self.last_failed = Some(index);
@@ -291,6 +297,19 @@ mod tests {
         assert!(plan.is_spared(0) && !plan.is_spared(1));
         plan.refused(0);
         assert_eq!(plan.next(Ts(0), 0.5, |_| 1.0, |_, _| false), Step::Stop(Stop::Exhausted));
+    }
+
+    #[test]
+    fn an_attempt_that_was_never_sent_counts_as_refused() {
+        let settings = RetrySettings { max_attempts: 1, ..RetrySettings::default() };
+        let mut plan = AttemptPlan::new(2, settings, FAR);
+        assert_eq!(next(&mut plan), Step::Try(0));
+        plan.started();
+        plan.withdrawn(0);
+        assert_eq!((next(&mut plan), plan.attempts()), (Step::Try(1), 0));
+        plan.started();
+        plan.withdrawn(1);
+        assert_eq!(next(&mut plan), Step::Stop(Stop::AllRefused));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One attempt at one endpoint. Whatever ends it, it is settled once: the permit reports to the endpoint's actor, the ledger gets
-//! its row, the request's record its step. Dropped without a verdict, it was cancelled by the caller.
+//! its row, the request's record its step. Dropped without a verdict, it was cancelled by the caller; if nothing had been sent by then,
+//! it never was an attempt.
 
 use crate::actors::permit::{Permit, Report};
 use crate::clock;
@@ -105,6 +106,8 @@ pub struct Attempt {
     pub injected: Option<&'static str>,
     /// How long its first byte is waited for.
     pub given: Option<Duration>,
+    /// Nothing is sent before that.
+    is_secured: bool,
 }
 
 /// A settled attempt; in `strict` durability its row may not be on disk yet.
@@ -136,6 +139,7 @@ impl Attempt {
         decision: Arc<str>,
         hold: Hold,
     ) -> Self {
+        let is_secured = !hold.takes_time();
         let number = ctx.attempt_started();
         let over = ctx.over_soft_budget || hold.is_exceeded();
         let decision = if over { format!("{decision};soft_budget").into() } else { decision };
@@ -149,6 +153,7 @@ impl Attempt {
             seen: Seen::default(),
             injected: None,
             given: None,
+            is_secured,
         }
     }
 
@@ -164,8 +169,12 @@ impl Attempt {
         self.hold.max_tokens(&self.config)
     }
 
-    /// To be awaited before anything is sent: what a hard budget holds for it is then on disk.
-    pub async fn secure(&mut self) {
+    /// To be awaited before anything is sent: what a hard budget holds for it is then on disk. Whether it may still be sent: meanwhile the
+    /// endpoint's breaker may have opened.
+    pub async fn secure(&mut self) -> bool {
+        if self.is_secured {
+            return true;
+        }
         let Self { ctx, config, number, decision, hold, .. } = self;
         hold.secure(|prompt_tokens, completion_tokens, ceiling| OpenAttempt {
             at: clock::wall(),
@@ -185,6 +194,16 @@ impl Attempt {
             decision: Arc::clone(decision),
         })
         .await;
+        self.is_secured = self.permit.as_ref().is_some_and(Permit::is_good);
+        self.is_secured
+    }
+
+    /// Nothing was sent: permit and money go back.
+    fn withdraw(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            permit.give_back(clock::now());
+            self.ctx.attempt_withdrawn(self.number);
+        }
     }
 
     #[must_use]
@@ -324,6 +343,9 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
+        if !self.is_secured {
+            return self.withdraw();
+        }
         let _ = self.conclude(Outcome::Cancelled, self.ctx.why_cancelled(), None);
     }
 }

@@ -46,6 +46,8 @@ pub enum End {
     /// The attempt is settled, unless it goes on as a stream; in `strict` durability its row is to be waited for.
     Served(Served, Settled),
     Failed(Outcome, Option<Duration>),
+    /// Nothing was sent: the endpoint was shut between its permit and the call.
+    Withdrawn,
 }
 
 pub struct Call<'a> {
@@ -77,7 +79,9 @@ impl Call<'_> {
             Err(e) => return failed(attempt, Outcome::ConnectFailed, &e, None),
         };
         let late = if self.patience.is_callers { Outcome::DeadlineExceeded } else { Outcome::FirstByteTimeout };
-        attempt.secure().await;
+        if !attempt.secure().await {
+            return End::Withdrawn;
+        }
         let body = Bytes::from(self.body(&config.model, attempt.max_tokens()));
         let first_byte = self.patience.first_byte;
         attempt.given = Some(first_byte);

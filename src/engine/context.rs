@@ -134,6 +134,13 @@ impl RequestContext {
         self.attempts.get()
     }
 
+    /// The attempt of this number was none after all. The number is free again unless another was given since.
+    pub fn attempt_withdrawn(&self, number: u32) {
+        if self.attempts.get() == number {
+            self.attempts.set(number - 1);
+        }
+    }
+
     /// Adds an attempt's cost; `None` is unpriced.
     pub fn charge(&self, cost: Option<NanoUsd>, state: CostState) {
         self.cost.set(self.cost.get() + cost.unwrap_or_default());

@@ -209,8 +209,8 @@ impl<'a> Course<'a> {
                 settled.durable().await;
                 Ok(Some((served, finished.index)))
             }
-            End::Failed(..) => {
-                self.note_failure(finished);
+            End::Failed(..) | End::Withdrawn => {
+                self.note_end(finished);
                 Ok(None)
             }
         }
@@ -233,14 +233,29 @@ impl<'a> Course<'a> {
         Runner { index, cell, started: attempt.started(), call, attempt }
     }
 
-    fn note_failure(&mut self, finished: Finished) {
-        let Finished { index, cell, started, end: End::Failed(outcome, retry_after) } = finished else { return };
+    /// Takes in an attempt that is no answer.
+    fn note_end(&mut self, finished: Finished) {
+        let Finished { index, cell, started, end } = finished;
+        let (outcome, retry_after) = match end {
+            End::Served(..) => return,
+            End::Withdrawn => return self.withdrawn(index, &cell),
+            End::Failed(outcome, retry_after) => (outcome, retry_after),
+        };
         self.failures.push((Arc::clone(&cell.name), outcome, clock::now().since(started)));
         self.retry_after = match (self.retry_after, retry_after) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
         self.plan.failed(index, outcome);
+    }
+
+    /// As if the gate had refused at once.
+    fn withdrawn(&mut self, index: usize, cell: &EndpointCell) {
+        let now = clock::now();
+        let shut = Refusal { reason: RefusalReason::BreakerOpen, retry_at: None };
+        let refusal = cell.hot.lock().gate.peek(now, self.tokens(), false).unwrap_or(shut);
+        self.refused(index, cell, now, refusal);
+        self.plan.withdrawn(index);
     }
 
     fn patience(&self, index: usize, attempt: &Attempt) -> Patience {

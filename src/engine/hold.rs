@@ -144,6 +144,12 @@ impl Hold {
         self.0.as_ref().and_then(|held| held.hard).map(|hard| hard.completion_tokens)
     }
 
+    /// Whether [`Self::secure`] has something to put on disk.
+    #[must_use]
+    pub fn takes_time(&self) -> bool {
+        self.0.as_ref().is_some_and(|held| held.hard.is_some())
+    }
+
     /// Puts the hold on disk, if it is one of a hard budget; `describe` is given what can be used and cost at most.
     pub async fn secure(&mut self, describe: impl FnOnce(u64, u64, NanoUsd) -> OpenAttempt) {
         static NAMES: AtomicU64 = AtomicU64::new(0);

@@ -2,7 +2,7 @@
 
 use crate::providers::{alone, faulty, pair, provider, set};
 use crate::support::ledger::{cost, read_csv};
-use crate::support::{Gateway, Run, Setup, Upstream, binary, breakwater, chat_body, eventually, ms, secs};
+use crate::support::{Gateway, Reply, Run, Setup, Upstream, binary, breakwater, chat_body, eventually, ms, secs};
 use breakwater::sim::{FaultKind, Handle};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -345,4 +345,70 @@ async fn a_disk_that_is_nearly_full_is_told_before_it_is() {
     gateway.restart().await;
     tokio::time::sleep(secs(2)).await;
     assert_eq!(gateway.get("/health/ready").await.json()["status"], "ready");
+}
+
+/// Endpoint `a` before `b` behind `chat`, which has a hard budget: an attempt's money is on disk before it leaves. `free` is `a` alone
+/// without a budget.
+fn with_hard_budget(a: &Upstream, b: &Upstream) -> Setup {
+    let breaker = "breaker: {consecutive_failures: 2, open_for: 60s}";
+    Setup::new()
+        .endpoint("a", a, &[breaker])
+        .endpoint("b", b, &[])
+        .route("chat", "priority", &["a", "b"], &["budget: {amount: 10, period: total, mode: hard}"])
+        .route("free", "priority", &["a"], &["retry: {max_attempts: 1}"])
+        .env("BREAKWATER_TEST_HOOKS", "1")
+}
+
+async fn wait_calls_out(gateway: &Gateway, name: &str, calls: u64) {
+    let out = async || gateway.endpoint(name).await["limits"]["concurrency"]["in_use"].as_u64();
+    eventually(secs(1), &format!("{calls} calls are out at {name}"), async || out().await == Some(calls)).await;
+}
+
+#[tokio::test]
+async fn nothing_goes_to_an_endpoint_that_opens_while_the_money_is_put_on_disk() {
+    let (a, b) = (Upstream::start(), Upstream::start());
+    let gateway = Gateway::start(&with_hard_budget(&a, &b)).await;
+    gateway.chat(&chat_body("chat")).await.expect(200);
+    gateway.wait_rows(1).await;
+    a.set(Reply::status(500));
+    gateway.admin("POST", "/admin/test/stall", None).await.expect(202);
+    let opens = async {
+        wait_calls_out(&gateway, "a", 1).await;
+        for _ in 0..2 {
+            gateway.chat(&chat_body("free")).await.expect(502);
+        }
+        gateway.wait_breaker("a", "open", secs(1)).await;
+    };
+    let (answer, ()) = tokio::join!(async { gateway.chat(&chat_body("chat")).await }, opens);
+    assert_eq!(answer.expect(200).need("x-breakwater-endpoint"), "b");
+    assert_eq!((answer.need("x-breakwater-attempts"), a.calls(), b.calls()), ("1", 3, 1));
+    let id = answer.need("x-breakwater-request-id");
+    let rows = gateway.rows_of(id, 1).await;
+    assert_eq!((rows.len(), rows[0].get("endpoint"), rows[0].get("attempt")), (1, "b", "1"));
+    let record = gateway.admin_get(&format!("/admin/decisions/{id}")).await;
+    let refused = record["steps"].as_array().unwrap().iter().find(|s| s["step"] == "refused").cloned();
+    assert_eq!(
+        refused.map(|s| (s["endpoint"].clone(), s["reason"].clone())),
+        Some(("a".into(), "breaker_open".into()))
+    );
+    wait_calls_out(&gateway, "a", 0).await;
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_before_anything_was_sent_leaves_no_row() {
+    let (a, b) = (Upstream::start(), Upstream::start());
+    let gateway = Gateway::start(&with_hard_budget(&a, &b)).await;
+    gateway.chat(&chat_body("chat")).await.expect(200);
+    gateway.wait_rows(1).await;
+    gateway.admin("POST", "/admin/test/stall", None).await.expect(202);
+    let left = tokio::time::timeout(ms(500), gateway.chat(&chat_body("chat"))).await;
+    assert!(left.is_err(), "the money cannot be on disk yet");
+    wait_calls_out(&gateway, "a", 0).await;
+    let budgets = gateway.admin_get("/admin/budgets").await;
+    assert_eq!(budgets["budgets"][0]["reserved_nanousd"], 0, "{budgets}");
+    // The store writes again, and knows of nothing between these two.
+    let next = gateway.chat(&chat_body("chat")).await;
+    let rows = gateway.wait_rows(2).await;
+    assert_eq!(rows[1].get("request_id"), next.expect(200).need("x-breakwater-request-id"), "{rows:?}");
+    assert_eq!((a.calls(), b.calls()), (2, 0));
 }

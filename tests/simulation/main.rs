@@ -2,8 +2,8 @@
 //! answer from memory, thousands of hours of outages, brown-outs, limits, operators, panics, restarts and kills. Nothing in it is a
 //! model of the engine; only its clock and its way upstream are others.
 //!
-//! `BREAKWATER_SIM_HOURS=5000 cargo nextest run --release --test simulation` for the long run; a seed that failed is printed and
-//! replays with `BREAKWATER_SEED=… cargo nextest run --test simulation`.
+//! `BREAKWATER_SIM_HOURS=5000 cargo nextest run --profile long --release --test simulation` for the long run (the profile has no end of
+//! time); a seed that failed is printed and replays with `BREAKWATER_SEED=… cargo nextest run --test simulation`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(
     clippy::disallowed_macros,

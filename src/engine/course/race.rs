@@ -133,7 +133,7 @@ impl<'a> Course<'a> {
                     self.overtaken(second);
                     return finished(end);
                 }
-                self.note_failure(finished(end));
+                self.note_end(finished(end));
                 second_finished(second.await)
             }
             end = &mut second => {
@@ -143,7 +143,7 @@ impl<'a> Course<'a> {
                     self.overtaken(first);
                     return second_finished(end);
                 }
-                self.note_failure(second_finished(end));
+                self.note_end(second_finished(end));
                 finished(first.await)
             }
         }
