@@ -41,6 +41,8 @@ pub struct Meters {
     completion_tokens: AtomicU64,
     cost_nanousd: AtomicU64,
     pub unpriced: AtomicU64,
+    /// Attempts whose upstream reported a usage that cannot be true.
+    pub disbelieved: AtomicU64,
     pub transitions: AtomicU64,
     pub restarts: AtomicU64,
     /// Times that a failure domain shut the endpoint.

@@ -78,19 +78,15 @@ pub fn run(args: &PricesArgs) -> Exit {
             told(&listing(catalogue::entries().into_iter().filter(wanted)), args.format, "no model fits")
         }
         PricesCommand::Show(args) => {
-            let names = catalogue::names(&args.model);
-            let wanted = |e: &Entry| {
-                let bare = e.model.split_once('/').map_or(e.model, |(_, rest)| rest);
-                names.contains(&e.model) || names.contains(&bare)
-            };
+            let wanted = |e: &Entry| catalogue::is_called(e.model, &args.model);
             let found = listing(catalogue::entries().into_iter().filter(wanted));
             let missing = format!("`{}` is not listed; `breakwater prices list --name PART` searches", args.model);
             let shown = told(&found, args.format, &missing);
             if args.format == Format::Table && shown == Exit::Done {
                 out(&format!(
-                    "\n{}\nlooked for as {}; a vendor before the name and a date after it may be left out\n",
+                    "\n{}\nlooked for as {}; a vendor before the name and a date after it may be left out, dots and dashes between digits are alike\n",
                     catalogue::version(),
-                    names.join(", ")
+                    catalogue::names(&args.model).join(", ")
                 ));
             }
             shown

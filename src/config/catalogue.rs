@@ -3,7 +3,8 @@
 //! It is asked only for endpoints without a `price`. Whose list counts is decided by the provider's host: the vendor's own entries
 //! for a host that is known, and no others. For an unknown host (a proxy, a reseller) the lists of the models' makers are asked,
 //! which is a guess, and the answer says so. A model is found by its exact name, then without a `vendor/` before it, then
-//! without a date after it (`-2025-10-01`, `-20251001`). Models listed at 0 count as not listed: what is free for one account is not
+//! without a date after it (`-2025-10-01`, `-20251001`); then by the same names with dots and dashes between digits alike
+//! (`claude-sonnet-4.5` is `claude-sonnet-4-5`), unless the vendor lists several prices for what is then one name. Models listed at 0 count as not listed: what is free for one account is not
 //! for another. Prices are read digit by digit.
 
 use crate::config::model::DialectKind;
@@ -11,6 +12,7 @@ use crate::domain::money::PicoUsdPerToken;
 use crate::domain::price::Price;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
@@ -145,6 +147,25 @@ pub fn names(model: &str) -> Vec<&str> {
     names
 }
 
+/// Whether a listed name is one of those under which `model` is looked for, dots and dashes between digits alike.
+#[must_use]
+pub fn is_called(listed: &str, model: &str) -> bool {
+    let bare = listed.split_once('/').map_or(listed, |(_, rest)| rest);
+    names(model).into_iter().any(|name| [listed, bare].iter().any(|own| form(own) == form(name)))
+}
+
+/// The name with a dash for each dot that stands between two digits.
+fn form(name: &str) -> Cow<'_, str> {
+    let bytes = name.as_bytes();
+    let is_digit = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_digit);
+    let between =
+        |at: usize| bytes.get(at) == Some(&b'.') && is_digit(at.checked_sub(1)) && is_digit(at.checked_add(1));
+    if !(0..bytes.len()).any(between) {
+        return Cow::Borrowed(name);
+    }
+    name.char_indices().map(|(at, c)| if between(at) { '-' } else { c }).collect()
+}
+
 fn vendor_of(host: &str) -> Option<&'static str> {
     let is = |name: &str| if name.starts_with('.') { host.ends_with(name) } else { host == name };
     HOSTS.iter().find(|(name, _)| is(name)).map(|(_, vendor)| *vendor)
@@ -178,6 +199,8 @@ struct Model<'a> {
 
 struct Catalogue {
     models: HashMap<&'static str, HashMap<&'static str, Model<'static>>>,
+    /// By vendor and [`form`] the names that have it.
+    forms: HashMap<&'static str, HashMap<Cow<'static, str>, Vec<&'static str>>>,
     version: Arc<str>,
 }
 
@@ -186,22 +209,38 @@ fn catalogue() -> &'static Catalogue {
     CATALOGUE.get_or_init(|| {
         // A test reads the file in full, so an empty list never stands for one that cannot be read.
         let file: File<'static> = serde_json::from_slice(FILE).unwrap_or(File { models: Vec::new() });
-        let mut models: HashMap<_, HashMap<_, _>> = HashMap::new();
-        for m in file.models {
-            models.entry(m.provider).or_default().insert(m.model, m);
-        }
         let hash = blake3::hash(FILE).to_hex();
-        Catalogue { models, version: format!("catalogue:{}", hash.get(..12).unwrap_or_default()).into() }
+        Catalogue::of(file, format!("catalogue:{}", hash.get(..12).unwrap_or_default()).into())
     })
 }
 
 impl Catalogue {
+    fn of(file: File<'static>, version: Arc<str>) -> Self {
+        let mut models: HashMap<_, HashMap<_, _>> = HashMap::new();
+        let mut forms: HashMap<_, HashMap<_, Vec<_>>> = HashMap::new();
+        for m in file.models {
+            forms.entry(m.provider).or_default().entry(form(m.model)).or_default().push(m.model);
+            models.entry(m.provider).or_default().insert(m.model, m);
+        }
+        Self { models, forms, version }
+    }
+
     fn listed(&self, vendor: &'static str, model: &str, certain: bool) -> Option<Listed> {
         let models = self.models.get(vendor)?;
-        let found = names(model).into_iter().find_map(|name| models.get(name))?;
+        let names = names(model);
+        let exact = names.iter().find_map(|name| models.get(name));
+        let found = exact.or_else(|| names.iter().find_map(|name| self.by_form(vendor, name)))?;
         let price = found.price(&self.version).map(Arc::new);
         let long_context_unknown = found.long_context_input.is_some();
         Some(Listed { price, context: found.context, vendor, certain, long_context_unknown })
+    }
+
+    /// The model of this form, if the vendor lists one price for it.
+    fn by_form(&self, vendor: &str, name: &str) -> Option<&Model<'static>> {
+        let models = self.models.get(vendor)?;
+        let (first, others) = self.forms.get(vendor)?.get(&form(name))?.split_first()?;
+        let price = |name: &&str| models.get(name).map(|m| m.price(&self.version));
+        others.iter().all(|other| price(other) == price(first)).then(|| models.get(first)).flatten()
     }
 }
 
@@ -286,6 +325,24 @@ mod tests {
     }
 
     #[test]
+    fn a_form_that_has_several_prices_is_no_name() {
+        assert_eq!(form("claude-sonnet-4.5-v1.0:0"), "claude-sonnet-4-5-v1-0:0");
+        assert_eq!(form(".5a.5.b.é.5."), ".5a.5.b.é.5.");
+        let file = r#"{"models":[
+            {"model":"m-1.5","provider":"v","input":1,"output":2}, {"model":"m-1-5","provider":"v","input":3,"output":4},
+            {"model":"o-1.5-0","provider":"v","input":1,"output":2}, {"model":"o-1-5.0","provider":"v","input":3,"output":4},
+            {"model":"n-1.5.2","provider":"v","input":1,"output":2}, {"model":"n-1-5.2","provider":"v","input":1,"output":2}]}"#;
+        let catalogue = Catalogue::of(serde_json::from_str(file).unwrap(), "test".into());
+        let input = |model| catalogue.listed("v", model, true).map(|listed| listed.price.unwrap().input);
+        assert_eq!((input("m-1.5"), input("m-1-5")), (Some(usd("1")), Some(usd("3"))), "exact names count");
+        assert_eq!(input("v/m-1.5-20310101"), Some(usd("1")));
+        assert_eq!((input("n-1-5-2"), input("n-1.5-2")), (Some(usd("1")), Some(usd("1"))), "one price under two names");
+        assert_eq!(input("o-1-5-0"), None, "two prices");
+        assert!(is_called("claude-sonnet-4-5", "anthropic/claude-sonnet-4.5-20250929"));
+        assert!(!is_called("claude-sonnet-4-5", "claude-sonnet-4"));
+    }
+
+    #[test]
     fn aliases_are_a_vendor_before_and_a_date_after() {
         let plain = openai("api.openai.com", "gpt-4.1");
         for alias in ["openai/gpt-4.1", "gpt-4.1-2031-10-01", "openai/gpt-4.1-20311001"] {
@@ -316,6 +373,12 @@ mod tests {
             ("api.openai.com", "gpt-4.1-turbo", none, "", ""),
             ("api.anthropic.com", "gpt-4.1", none, "", ""),
             ("api.openai.com", "ft:gpt-4.1:acme::1", none, "", ""),
+            // Dots and dashes between digits are alike, and nowhere else.
+            ("api.anthropic.com", "claude-sonnet-4.5", Some("3"), "0.3", "15"),
+            ("api.anthropic.com", "anthropic/claude-sonnet-4.5-20250929", Some("3"), "0.3", "15"),
+            ("api.openai.com", "gpt-4-1", Some("2"), "0.5", "8"),
+            ("api.openai.com", "gpt.4.1", none, "", ""),
+            ("api.openai.com", "gpt-41", none, "", ""),
         ] {
             let price = openai(host, model).and_then(|listed| listed.price);
             let found = price.map(|p| (p.input, p.cached_input, p.output));

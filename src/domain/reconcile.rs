@@ -1,7 +1,8 @@
 //! A vendor's usage export against the ledger: by UTC day × model × token class, differences over a tolerance with their likely cause.
 //!
 //! A difference is the invoice's figure less the ledger's, in percent of the larger. Attempts that chaos injected never reached the
-//! vendor and are left out. Models are matched by their names without vendor and date, dots as dashes. A cause is the first that fits:
+//! vendor and are left out. Models are matched by their names without vendor and date, dots as dashes, and shown by the shortest name that the invoice has for
+//! them, or else the ledger. A cause is the first that fits:
 //!
 //! | cause | fits when |
 //! |---|---|
@@ -68,6 +69,8 @@ pub struct Reconciliation {
     tolerance: Tolerance,
     invoice: BTreeMap<Key, Figures>,
     ledger: BTreeMap<Key, Cell>,
+    /// By matched name the one that is shown; those that only the ledger has stand behind.
+    names: BTreeMap<String, (bool, String)>,
     /// Rows of one vendor alone: models that only the ledger knows count as well.
     one_vendor: bool,
 }
@@ -78,7 +81,15 @@ impl Reconciliation {
     pub fn new(mapping: &Mapping, tolerance: Tolerance, one_vendor: bool) -> Self {
         let split = [Figure::CachedInput, Figure::CacheWrite, Figure::Reasoning].map(|f| mapping.has(f));
         let compared = CLASSES.map(|(_, figures)| figures.iter().any(|f| mapping.has(*f)));
-        Self { compared, split, tolerance, invoice: BTreeMap::new(), ledger: BTreeMap::new(), one_vendor }
+        Self {
+            compared,
+            split,
+            tolerance,
+            invoice: BTreeMap::new(),
+            ledger: BTreeMap::new(),
+            names: BTreeMap::new(),
+            one_vendor,
+        }
     }
 
     /// Takes a line of the invoice.
@@ -90,7 +101,20 @@ impl Reconciliation {
         let output = line.completion.map_or(signed(line.output), |c| signed(Some(c)) - reasoning);
         let cost = line.cost.unwrap_or_default().0;
         let all = [signed(line.requests), input, cached, written, output, reasoning, cost];
-        add(self.invoice.entry((line.day, canonical(&line.model))).or_default(), &all);
+        let model = self.named(&line.model, true);
+        add(self.invoice.entry((line.day, model)).or_default(), &all);
+    }
+
+    /// The name by which a model is matched; how it is spelled is remembered.
+    fn named(&mut self, model: &str, is_vendors: bool) -> String {
+        let matched = canonical(model);
+        let is_better = |(vendors, name): &(bool, String)| {
+            (!is_vendors, model.len(), model) < (!*vendors, name.len(), name.as_str())
+        };
+        if self.names.get(&matched).is_none_or(is_better) {
+            self.names.insert(matched.clone(), (is_vendors, model.to_owned()));
+        }
+        matched
     }
 
     /// The UTC days of the invoice, the first and the last.
@@ -120,7 +144,8 @@ impl Reconciliation {
         merge(write_split, &mut written, &mut input);
         merge(reasoning_split, &mut reasoning, &mut output);
         let cost = e.cost.map_or(0, |c| c.0);
-        let cell = self.ledger.entry((e.at.hour() / 24, canonical(&e.model))).or_default();
+        let model = self.named(&e.model, false);
+        let cell = self.ledger.entry((e.at.hour() / 24, model)).or_default();
         // What an upstream refused it does not bill.
         let used = i64::from(u.total() > 0);
         add(&mut cell.figures, &[used, input, cached, written, output, reasoning, cost]);
@@ -177,7 +202,7 @@ impl Reconciliation {
             let versions = self.ledger.get(key).filter(|_| cause == Some(Cause::PriceVersion));
             lines.push(Difference {
                 day: report::date(key.0),
-                model: key.1.clone(),
+                model: self.names.get(&key.1).map_or_else(|| key.1.clone(), |(_, name)| name.clone()),
                 class: (*class).to_owned(),
                 invoice,
                 ledger,

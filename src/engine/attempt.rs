@@ -21,6 +21,7 @@ use crate::engine::record::{Step, ms};
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -38,6 +39,8 @@ pub struct Seen {
     pub first_content: Option<Ts>,
     /// The upstream's own word.
     pub usage: Option<Reported>,
+    /// It said, at least once, what cannot be true.
+    pub disbelieved: bool,
     /// Generated text, counted as it comes; of a whole answer with usage only that there is some.
     pub text: Meter,
     /// The prompt's and the answer's tokens, where they were counted exactly because the upstream reported none.
@@ -75,6 +78,12 @@ impl Seen {
             }
             None => (Usage::default(), UsageSource::None),
         }
+    }
+
+    /// Whether the upstream reported what cannot be true: no number of tokens, or none of the prompt or answer that there was.
+    fn is_disbelieved(&self, outcome: Outcome, source: UsageSource) -> bool {
+        // An answer that was cut may have been cut before its report was due.
+        self.disbelieved || (outcome.is_success() && source == UsageSource::Estimated && self.usage.is_some())
     }
 
     /// Whether the upstream's report leaves something to be counted here.
@@ -252,6 +261,9 @@ impl Attempt {
         let ttft_us = self.seen.first_content.map(|at| micros(at.since(started)));
         let (usage, source, cost) = self.bill(outcome);
         let has_audio = self.seen.usage.is_some_and(|r| r.audio > 0);
+        if self.seen.is_disbelieved(outcome, source) {
+            permit.cell().meters.disbelieved.fetch_add(1, Relaxed);
+        }
         if outcome.is_success()
             && let Some(struck) = &mut *self.ctx.struck.borrow_mut()
         {

@@ -278,6 +278,33 @@ impl Budgets {
         entries.sort_by(|a, b| a.budget.name.cmp(&b.budget.name));
         entries.into_iter().filter_map(|e| self.figures_of(e.id).map(|figures| (e, figures))).collect()
     }
+
+    /// The sums over the budgets of virtual keys. Takes time by their number, and lets others in between.
+    #[must_use]
+    pub fn keys_together(&self) -> KeyBudgets {
+        const AT_ONCE: usize = 256;
+        let ids: Vec<BudgetId> = self.keys.read().values().map(|entry| entry.id).collect();
+        let (mut spent, mut left, mut nearly) = (NanoUsd::ZERO, NanoUsd::ZERO, 0);
+        for ids in ids.chunks(AT_ONCE) {
+            let (now, mut book) = (clock::wall(), self.book.lock());
+            for figures in ids.iter().filter_map(|id| book.figures(now, *id)) {
+                spent = NanoUsd(spent.0.saturating_add(figures.spent.0));
+                left = NanoUsd(left.0.saturating_add(figures.left.0));
+                nearly += usize::from(figures.left.0 < figures.amount.0 / 100);
+            }
+        }
+        KeyBudgets { count: ids.len(), spent: nearly, spent_usd: spent.usd(), left_usd: left.usd() }
+    }
+}
+
+/// The budgets of virtual keys together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct KeyBudgets {
+    pub count: usize,
+    /// Those of which less than a hundredth is left.
+    pub spent: usize,
+    pub spent_usd: f64,
+    pub left_usd: f64,
 }
 
 impl Gateway {

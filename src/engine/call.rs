@@ -188,6 +188,7 @@ impl Call<'_> {
         match Answer::read(&body) {
             Ok(answer) => {
                 attempt.seen.report(answer.usage);
+                attempt.seen.disbelieved = answer.disbelieved;
                 if answer.text_bytes > 0 && attempt.seen.is_silent() {
                     let model = Arc::clone(&attempt.config.model);
                     self.understood.count(&body, &model, &mut attempt.seen);

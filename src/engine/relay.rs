@@ -340,6 +340,7 @@ impl Watcher for Eye<'_> {
         let Some(attempt) = &mut self.0 else { return };
         let seen = &mut attempt.seen;
         seen.report(chunk.usage);
+        seen.disbelieved |= chunk.disbelieved;
         chunk.text.each().for_each(|piece| seen.text.feed(piece));
         if chunk.has_content && seen.first_content.is_none() {
             seen.first_content = Some(clock::now());

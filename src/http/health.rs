@@ -1,10 +1,12 @@
 //! What needs no key: liveness, readiness, metrics, the description of the API.
 
+use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Worker;
 use crate::http::{guard, metrics, respond};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 use std::rc::Rc;
+use std::sync::Arc;
 
 static OPENAPI: &str = include_str!("openapi.json");
 
@@ -47,7 +49,12 @@ pub async fn metrics(request: HttpRequest, worker: web::Data<Rc<Worker>>) -> Htt
     {
         return respond::error(&error, None);
     }
-    HttpResponse::Ok().content_type(metrics::CONTENT_TYPE).body(metrics::render(gateway))
+    let gateway = Arc::clone(gateway);
+    // Not on the thread that serves requests: there may be many keys to sum up.
+    match web::block(move || metrics::render(&gateway)).await {
+        Ok(text) => HttpResponse::Ok().content_type(metrics::CONTENT_TYPE).body(text),
+        Err(e) => respond::error(&ApiError::new(Code::Internal, format!("the metrics cannot be read: {e}")), None),
+    }
 }
 
 /// The description of this API.

@@ -152,6 +152,9 @@ impl Scrape {
             let mut sample = cost.encode_family(&labels)?;
             sample.encode_counter::<NoLabelSet, _, f64>(&cell.meters.cost().usd(), None)?;
         }
+        let disbelieved =
+            "Attempts whose upstream reported a usage that cannot be true; their tokens were counted here";
+        self.counters(to, "usage_disbelieved", disbelieved, |m| &m.disbelieved)?;
         self.counters(to, "unpriced_attempts", "Attempts whose price is unknown", |m| &m.unpriced)
     }
 
@@ -282,6 +285,7 @@ mod tests {
     use crate::domain::outcome::Outcome;
     use crate::domain::time::Ts;
     use crate::domain::usage::Usage;
+    use crate::engine::budgets::KeyBudgets;
     use std::collections::{BTreeMap, BTreeSet};
     use std::time::Duration;
 
@@ -312,7 +316,12 @@ mod tests {
                 not_recovered: 32,
                 withheld: [22, 23, 24, 25, 26],
             },
-            money: budgets::Money { budgets: vec![("team".into(), 1.5, 8.5)], overruns: 27, unsecured: 28 },
+            money: budgets::Money {
+                budgets: vec![("team".into(), 1.5, 8.5)],
+                keys: KeyBudgets { count: 5, spent: 1, spent_usd: 2.5, left_usd: 7.5 },
+                overruns: 27,
+                unsecured: 28,
+            },
             started_s: 1_795_461_720.25,
             ledger: LedgerStatus {
                 waiting: 11,
@@ -371,6 +380,7 @@ mod tests {
             "time_to_first_token_seconds_count",
             "cost_usd_total",
             "unpriced_attempts_total",
+            "usage_disbelieved_total",
             "breaker_transitions_total",
             "endpoint_in_flight",
             "endpoint_concurrency_limit",
@@ -404,6 +414,10 @@ mod tests {
             ("hedges_won_total", 20.0),
             ("budget_spent_usd{budget=\"team\"}", 1.5),
             ("budget_left_usd{budget=\"team\"}", 8.5),
+            ("key_budgets", 5.0),
+            ("key_budgets_spent", 1.0),
+            ("key_budgets_spent_usd", 2.5),
+            ("key_budgets_left_usd", 7.5),
             ("budget_overruns_total", 27.0),
             ("budget_unsecured_total", 28.0),
             ("hedges_withheld_total{reason=\"retry_budget_under_half\"}", 23.0),

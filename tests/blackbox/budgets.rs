@@ -447,3 +447,31 @@ async fn budgets_show_in_the_metrics() {
         assert!(metrics.lines().any(|l| l.starts_with(line) || l == line), "{line} in {metrics}");
     }
 }
+
+#[tokio::test]
+async fn keys_budgets_show_in_the_metrics_as_sums() {
+    let a = Upstream::start();
+    let gateway = Gateway::start(&Setup::single(&a).auth_required()).await;
+    let sums = async || {
+        let metrics = gateway.get("/metrics").await.text();
+        let of = |name: &str| {
+            let line = metrics.lines().find_map(|l| l.strip_prefix(&format!("breakwater_key_budgets{name} ")));
+            line.unwrap_or_else(|| panic!("{name} in {metrics}")).parse::<f64>().unwrap()
+        };
+        ["", "_spent", "_spent_usd", "_left_usd"].map(of)
+    };
+    assert_eq!(sums().await, [0.0; 4]);
+    for (amount, mode, asks) in [("0.00002", "soft", 1), ("1", "hard", 2), ("3", "hard", 0)] {
+        let key = json!({"name": "x", "budget": {"amount_usd": amount, "period": "total", "mode": mode}});
+        let made = gateway.admin("POST", "/admin/keys", Some(&key)).await.expect(201).json();
+        let bearer = format!("Bearer {}", made["secret"].as_str().unwrap());
+        for _ in 0..asks {
+            let asked = gateway.chat_with(&[("authorization", &bearer)], &with_max(chat_body("chat"), 5)).await;
+            asked.expect(200);
+        }
+    }
+    let [count, spent, spent_usd, left_usd] = sums().await;
+    assert_eq!((count, spent, spent_usd), (3.0, 1.0, 0.00006));
+    assert!((left_usd - 3.99996).abs() < 1e-9, "{left_usd}");
+    assert!(!gateway.get("/metrics").await.text().contains("key:key_"), "no key becomes a label");
+}

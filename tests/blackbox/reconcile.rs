@@ -73,7 +73,7 @@ async fn an_invoice_is_held_against_the_ledger() {
         }
         let wide = ["ledger", "reconcile", "--invoice", &aborted, "--map", "openai", "--tolerance", "50%"];
         let table = run(&wide).expect(0).stdout;
-        assert!(table.contains("gpt-4-1") && table.contains("0 differ by more than 50 %"), "{table}");
+        assert!(table.contains("gpt-4.1-2025-04-14") && table.contains("0 differ by more than 50 %"), "{table}");
         let csv =
             run(&["ledger", "reconcile", "--invoice", &equal, "--map", "openai", "--format", "csv"]).expect(0).stdout;
         assert!(csv.starts_with("day,model,class,invoice,ledger,difference,percent,cause\n"), "{csv}");

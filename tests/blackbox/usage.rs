@@ -93,6 +93,15 @@ async fn whole_answers_without_a_believable_report_are_counted_and_say_so() {
         assert!((7..=17).contains(&output), "{usage}: {row:?}");
         assert_eq!(row.number("cost_nanousd"), input * 1_000 + cached * 100 + output * 10_000, "{row:?}");
     }
+    // All but the first, and those that were no report at all.
+    assert_eq!(disbelieved(&gateway).await, 5);
+}
+
+/// The answers whose usage the gateway did not believe.
+async fn disbelieved(gateway: &Gateway) -> u64 {
+    let text = gateway.get("/metrics").await.text();
+    let line = text.lines().find_map(|l| l.strip_prefix("breakwater_usage_disbelieved_total{endpoint=\"a\"} "));
+    line.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
 }
 
 #[tokio::test]

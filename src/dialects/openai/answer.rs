@@ -12,6 +12,8 @@ use serde_json::value::RawValue;
 pub struct Answer {
     /// `None` when the upstream did not report, or nothing that can be believed.
     pub usage: Option<Reported>,
+    /// The upstream reported what cannot be true.
+    pub disbelieved: bool,
     /// Bytes of generated text: whether there is any.
     pub text_bytes: u64,
 }
@@ -20,6 +22,8 @@ pub struct Answer {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chunk<'a> {
     pub usage: Option<Reported>,
+    /// The upstream reported what cannot be true.
+    pub disbelieved: bool,
     /// Generated text of all choices, tool arguments included.
     pub text: Pieces<'a>,
     /// Something that the client would show: from here on no other endpoint can take over unseen.
@@ -95,6 +99,10 @@ impl<T> Body<'_, T> {
         let in_choices = || self.choices.iter().flatten().find_map(|c| c.usage.0.read());
         self.usage.0.read().or_else(in_choices)
     }
+
+    fn is_disbelieved(&self) -> bool {
+        self.usage.0.is_nonsense() || self.choices.iter().flatten().any(|c| c.usage.0.is_nonsense())
+    }
 }
 
 fn read<'a, T: Deserialize<'a> + Default>(json: &'a [u8]) -> Result<Body<'a, T>, Wrong> {
@@ -120,11 +128,11 @@ impl Answer {
     /// What it is instead of an answer.
     pub fn read(json: &[u8]) -> Result<Self, Wrong> {
         let body = read::<Size>(json)?;
-        let usage = body.reported();
+        let (usage, disbelieved) = (body.reported(), body.is_disbelieved());
         match body.choices {
             Some(choices) if !choices.is_empty() => {
                 let said = choices.into_iter().filter_map(|c| c.message).flat_map(Said::all);
-                Ok(Self { usage, text_bytes: said.map(|Size(n)| n).sum() })
+                Ok(Self { usage, disbelieved, text_bytes: said.map(|Size(n)| n).sum() })
             }
             _ => Err(Wrong::protocol("the answer has no choices")),
         }
@@ -151,12 +159,12 @@ impl<'a> Chunk<'a> {
     /// What it is instead of a chunk.
     pub fn read(json: &'a [u8]) -> Result<Self, Wrong> {
         let body = read::<Pieces>(json)?;
-        let usage = body.reported();
+        let (usage, disbelieved) = (body.reported(), body.is_disbelieved());
         let choices = body.choices.unwrap_or_default();
         let finished = choices.iter().any(|c| c.finish_reason.is_some_and(|r| r.get() != "null"));
         let is_usage_only = choices.is_empty();
         let text = text(choices);
-        Ok(Self { usage, has_content: !text.is_empty() || finished, text, finished, is_usage_only })
+        Ok(Self { usage, disbelieved, has_content: !text.is_empty() || finished, text, finished, is_usage_only })
     }
 }
 
@@ -173,7 +181,7 @@ mod tests {
         )
         .unwrap();
         let usage = Usage { input: 40, cached_input: 60, cache_write: 0, output: 20, reasoning: 10 };
-        assert_eq!(answer, Answer { usage: Some(Reported { usage, audio: 0 }), text_bytes: 4 });
+        assert_eq!(answer, Answer { usage: Some(Reported { usage, audio: 0 }), disbelieved: false, text_bytes: 4 });
     }
 
     #[test]

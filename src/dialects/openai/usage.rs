@@ -51,6 +51,11 @@ struct Details {
 }
 
 impl RawUsage {
+    /// Whether something is reported that cannot be true.
+    pub(super) fn is_nonsense(&self) -> bool {
+        [self.prompt_tokens, self.completion_tokens].contains(&Count::Nonsense)
+    }
+
     /// `None`: nothing is reported, or nothing that can be believed.
     pub(super) fn read(&self) -> Option<Reported> {
         let (prompt, completion, total) =

@@ -65,6 +65,22 @@ fn what_agrees_agrees_whatever_the_model_is_called() {
 }
 
 #[test]
+fn models_are_shown_as_the_vendor_spells_them() {
+    let row = |model| entry(DAY, model, usage(10, 0, 5));
+    let rows = [row("gpt-4.1"), row("azure/my.own-2.0"), row("claude-sonnet-4.5"), row("my.own-2.0")];
+    let lines = [
+        line(DAY, "gpt-4.1-2025-04-14", 1, 10, 0, 5, 1_000),
+        line(DAY, "gpt-4.1", 0, 0, 0, 0, 0),
+        line(DAY, "claude-sonnet-4-5-20250929", 1, 10, 0, 5, 1_000),
+    ];
+    for lines in [lines.to_vec(), lines.into_iter().rev().collect()] {
+        let report = reconciled(&lines, &rows);
+        let shown: BTreeSet<_> = report.lines.iter().map(|l| &*l.model).collect();
+        assert_eq!(shown, ["gpt-4.1", "claude-sonnet-4-5-20250929", "my.own-2.0"].into());
+    }
+}
+
+#[test]
 fn each_difference_is_told_with_its_cause() {
     let row = entry(DAY, "m", usage(100, 0, 50));
     let one = std::slice::from_ref(&row);
