@@ -14,7 +14,7 @@
 use crate::actors::board::EndpointCell;
 use crate::actors::permit::Permit;
 use crate::domain::gate::{Ask, Refusal, RefusalReason, Ticket};
-use crate::domain::queue::{Place, Priority, Queue};
+use crate::domain::queue::{Place, Priority, Queue, Turn};
 use crate::domain::time::Ts;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -49,11 +49,20 @@ pub struct Waiter {
     told: Notify,
 }
 
+/// A place that came free for a request.
+#[derive(Debug)]
+pub struct Given {
+    /// Whose it is, by its place in the request's plan.
+    pub candidate: usize,
+    pub permit: Permit,
+    turn: Option<Turn>,
+}
+
 #[derive(Debug)]
 enum State {
     /// With what the gates said of whose lines it is the next, by candidate.
     Waits(Vec<(usize, Refusal)>),
-    Given(usize, Permit),
+    Given(Given),
     /// It has its place, or has left.
     Gone,
 }
@@ -65,11 +74,11 @@ impl Default for State {
 }
 
 impl Waiter {
-    /// The place that it was given, with the candidate whose it is.
-    fn take(&self) -> Option<(usize, Permit)> {
+    /// The place that it was given.
+    fn take(&self) -> Option<Given> {
         let mut state = self.state.lock();
         match std::mem::replace(&mut *state, State::Gone) {
-            State::Given(candidate, permit) => Some((candidate, permit)),
+            State::Given(given) => Some(given),
             other => {
                 *state = other;
                 None
@@ -83,7 +92,7 @@ impl Waiter {
             State::Waits(said) => {
                 said.iter().filter(|(_, r)| r.reason.ends_by_time()).filter_map(|(_, r)| r.retry_at).min()
             }
-            State::Given(..) | State::Gone => None,
+            State::Given(_) | State::Gone => None,
         }
     }
 
@@ -97,7 +106,15 @@ impl Waiter {
 /// A request's places in the lines of its candidates; dropped, it has left them.
 pub struct Standing {
     waiter: Arc<Waiter>,
-    at: Vec<(Arc<EndpointCell>, Place)>,
+    tokens: u64,
+    at: Vec<At>,
+}
+
+/// A request's place in one line.
+struct At {
+    cell: Arc<EndpointCell>,
+    place: Place,
+    candidate: usize,
 }
 
 impl Standing {
@@ -110,22 +127,40 @@ impl Standing {
         now: Ts,
     ) -> Self {
         let waiter = Arc::new(Waiter::default());
-        let mut standing = Self { waiter: Arc::clone(&waiter), at: Vec::new() };
+        let mut standing = Self { waiter: Arc::clone(&waiter), tokens, at: Vec::new() };
         for (candidate, cell) in cells {
             let mut queue = cell.line.queue.lock();
             let place = queue.enter(key, priority, InLine { waiter: Arc::clone(&waiter), candidate, tokens });
             cell.line.waiting.store(queue.len(), Relaxed);
             drop(queue);
-            standing.at.push((Arc::clone(cell), place));
+            standing.at.push(At { cell: Arc::clone(cell), place, candidate });
         }
-        standing.at.iter().for_each(|(cell, _)| cell.serve_line(now));
+        standing.serve(now);
         standing
+    }
+
+    fn serve(&self, now: Ts) {
+        self.at.iter().for_each(|at| at.cell.serve_line(now));
     }
 
     /// The place that came free for this request, if one has.
     #[must_use]
-    pub fn given(&self) -> Option<(usize, Permit)> {
+    pub fn given(&self) -> Option<Given> {
         self.waiter.take()
+    }
+
+    /// What it was given is worth nothing any more: it stands where it stood, as if nothing had been given.
+    pub fn stand_again(&self, given: Given, now: Ts) {
+        *self.waiter.state.lock() = State::default();
+        for At { cell, place, candidate } in &self.at {
+            let turn = given.turn.filter(|_| *candidate == given.candidate);
+            let (candidate, tokens) = (*candidate, self.tokens);
+            let mut queue = cell.line.queue.lock();
+            queue.take_back(place, InLine { waiter: Arc::clone(&self.waiter), candidate, tokens }, turn);
+            cell.line.waiting.store(queue.len(), Relaxed);
+        }
+        given.permit.give_back(now);
+        self.serve(now);
     }
 
     /// When [`Self::look`] is due, if nothing happens before.
@@ -137,7 +172,7 @@ impl Standing {
     /// The time that a gate named has come: those who are next are served.
     pub fn look(&self, now: Ts) {
         self.waiter.forget_what_was_said();
-        self.at.iter().for_each(|(cell, _)| cell.serve_line(now));
+        self.serve(now);
     }
 
     /// Resolves when a place was given, or something about the gates has changed.
@@ -151,17 +186,17 @@ impl Drop for Standing {
         // First out of reach of new places, then out of the lines, then what was given in between goes back.
         let last = std::mem::replace(&mut *self.waiter.state.lock(), State::Gone);
         let now = crate::clock::now();
-        for (cell, place) in &self.at {
+        for At { cell, place, .. } in &self.at {
             let mut queue = cell.line.queue.lock();
             if queue.leave(place).is_some() {
                 cell.line.waiting.store(queue.len(), Relaxed);
             }
         }
-        if let State::Given(_, permit) = last {
-            permit.give_back(now);
+        if let State::Given(given) = last {
+            given.permit.give_back(now);
         }
         // Who was behind it may be next now, and has to hear what the gate says.
-        self.at.iter().for_each(|(cell, _)| cell.serve_line(now));
+        self.serve(now);
     }
 }
 
@@ -213,8 +248,8 @@ impl EndpointCell {
             };
             match self.hot.lock().gate.admit(now, tokens, NOWHERE_ELSE) {
                 Ok(ticket) => {
-                    *state = State::Given(candidate, Permit::given(self, ticket, now));
-                    queue.serve(&place);
+                    let turn = queue.serve(&place).map(|(_, turn)| turn);
+                    *state = State::Given(Given { candidate, permit: Permit::given(self, ticket, now), turn });
                     waiter.told.notify_one();
                 }
                 Err(refusal) => {

@@ -9,7 +9,7 @@
 //! 4. **order of arrival**, within a key.
 //!
 //! A key whose last request was served goes to the end of the turns when it comes again. Leaving the line costs nobody their
-//! turn. A newcomer may pass a line without standing in it only if its class is above all that wait, and only while no class is
+//! turn, nor does a grant that came to nothing and is taken back. A newcomer may pass a line without standing in it only if its class is above all that wait, and only while no class is
 //! due; passing counts as a grant.
 //!
 //! [`Lobby`] is the bound on all lines together: a fixed number of requests may wait, and of one key no more than there are places
@@ -63,6 +63,13 @@ pub struct Place {
     number: u64,
 }
 
+/// What serving somebody changed, for [`Queue::take_back`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    turn: u64,
+    passed_over: u32,
+}
+
 /// The requests of one key, in the order they came.
 #[derive(Debug)]
 struct Lane<W> {
@@ -79,6 +86,13 @@ struct Class<W> {
     count: usize,
     /// Grants to others since this class began to wait or was last served.
     passed_over: u32,
+}
+
+impl<W> Class<W> {
+    /// In the order of their turns.
+    fn lanes(&self) -> impl Iterator<Item = &Lane<W>> {
+        self.turns.values().filter_map(|key| self.lanes.get(key))
+    }
 }
 
 /// One line.
@@ -146,10 +160,41 @@ impl<W> Queue<W> {
     }
 
     /// Serves whoever stands at `place`: it is out of the line, its key's turn is over, and the other classes were passed over.
-    pub fn serve(&mut self, place: &Place) -> Option<W> {
+    pub fn serve(&mut self, place: &Place) -> Option<(W, Turn)> {
+        let class = &self.classes[place.priority as usize];
+        let turn = Turn { turn: class.lanes.get(&place.key)?.turn, passed_over: class.passed_over };
         let served = self.remove(place.priority, &place.key, place.number, true)?;
         self.pass_over(place.priority);
-        Some(served)
+        Some((served, turn))
+    }
+
+    /// Whoever stood at `place` stands there again, unless it does already. If it was served and that came to nothing, `turn` is what
+    /// that had changed: it is its key's turn as before. Without, its key is the last if it has nobody else in line.
+    pub fn take_back(&mut self, place: &Place, waiter: W, turn: Option<Turn>) {
+        let last = self.number();
+        let class = &mut self.classes[place.priority as usize];
+        let lane = class.lanes.entry(Arc::clone(&place.key)).or_insert_with(|| {
+            class.turns.insert(last, Arc::clone(&place.key));
+            Lane { turn: last, waiters: BTreeMap::new() }
+        });
+        if lane.waiters.contains_key(&place.number) {
+            return;
+        }
+        lane.waiters.insert(place.number, waiter);
+        class.count += 1;
+        self.count += 1;
+        let Some(Turn { turn, passed_over }) = turn else { return };
+        if turn < lane.turn {
+            let key = class.turns.remove(&lane.turn);
+            lane.turn = turn;
+            class.turns.extend(key.map(|key| (turn, key)));
+        }
+        class.passed_over = class.passed_over.max(passed_over);
+        for (priority, class) in Priority::ALL.into_iter().zip(&mut self.classes) {
+            if priority != place.priority {
+                class.passed_over = class.passed_over.saturating_sub(1);
+            }
+        }
     }
 
     /// Whether a newcomer of this priority may be served before all that wait.
@@ -163,9 +208,9 @@ impl<W> Queue<W> {
         self.pass_over(priority);
     }
 
-    /// All who wait, in no particular order.
+    /// All who wait, by class and turn: in the same order whenever the same has happened.
     pub fn waiters(&self) -> impl Iterator<Item = &W> {
-        self.classes.iter().flat_map(|c| c.lanes.values()).flat_map(|lane| lane.waiters.values())
+        self.classes.iter().flat_map(Class::lanes).flat_map(|lane| lane.waiters.values())
     }
 
     fn number(&mut self) -> u64 {

@@ -92,18 +92,16 @@ impl Wait<'_> {
             self.plan.candidates.iter().enumerate().filter_map(|(i, c)| Some((i, self.plan.route.cells.get(c.index)?)))
         };
         let ahead = cells().take(MAX_LINES).map(|(_, cell)| cell.line.ahead_of(priority)).min().unwrap_or(0);
-        let enter = |now| Standing::enter(cells().take(MAX_LINES), &key, priority, self.tokens, now);
-        let mut standing = enter(since);
+        let standing = Standing::enter(cells().take(MAX_LINES), &key, priority, self.tokens, since);
         let (given, now) = loop {
             let now = clock::now();
-            if let Some((candidate, permit)) = standing.given() {
-                if permit.is_good() {
-                    break (Some((candidate, permit)), now);
+            if let Some(given) = standing.given() {
+                if given.permit.is_good() {
+                    break (Some((given.candidate, given.permit)), now);
                 }
                 // The breaker has shut since: nothing may be sent any more, and the wait goes on if it is worth it.
-                permit.give_back(now);
+                standing.stand_again(given, now);
                 (refusals, until) = self.judge(since, now);
-                standing = enter(now);
             }
             let Some(end) = until.filter(|end| now < *end) else { break (None, now) };
             let wake = standing.alarm().map_or(end, |alarm| alarm.min(end));

@@ -11,9 +11,12 @@
     reason = "tests tell what they did and how long it took"
 )]
 
+mod keys;
+mod load;
 mod money;
 mod run;
 mod scenario;
+mod turns;
 #[path = "../world/mod.rs"]
 mod world;
 
@@ -94,7 +97,8 @@ fn every_promise_is_kept_through_outages_limits_restarts_and_kills() {
     let time: Duration = runs.iter().map(|(_, r)| r.time).sum();
     println!(
         "{} scenarios, {:.1} virtual hours in {:.0} s: {} requests ({} answered in full, {} of those shortened by a budget, \
-         {} refused by one), {} calls, {} rows ({} orphans), {} kills",
+         {} refused by one), {} refused by a key's limit, {} without room to wait, {} calls, {} of them past somebody in line, {} rows \
+         ({} orphans), {} kills",
         runs.len(),
         time.as_secs_f64() / 3600.0,
         began.elapsed().as_secs_f64(),
@@ -102,7 +106,10 @@ fn every_promise_is_kept_through_outages_limits_restarts_and_kills() {
         sum(|r| r.complete),
         sum(|r| r.lowered),
         sum(|r| r.over_budget),
+        sum(|r| r.over_limit),
+        sum(|r| r.crowded),
         sum(|r| r.calls),
+        sum(|r| r.passed),
         sum(|r| r.rows),
         sum(|r| r.orphans),
         sum(|r| r.kills),
@@ -114,14 +121,20 @@ fn every_promise_is_kept_through_outages_limits_restarts_and_kills() {
     assert!(sum(|r| r.requests) > 0 && sum(|r| r.complete) > 0 && sum(|r| r.calls) > sum(|r| r.complete));
     if runs.len() > 1 {
         assert!(sum(|r| r.lowered) > 0 && sum(|r| r.over_budget) > 0, "no budget was ever short");
+        assert!(sum(|r| r.over_limit) > 0 && sum(|r| r.crowded) > 0, "no key ever asked too much");
+        assert!(sum(|r| r.passed) > 0, "nobody ever stood in line");
     }
 }
 
 #[test]
 fn a_seed_is_the_same_run_every_time() {
-    let seed = setting("BREAKWATER_SEED").unwrap_or(7);
-    let (one, two) = (run_seed(seed), run_seed(seed));
-    assert!(one.events > 100, "{one:?}");
-    assert_eq!((one.hash, one.events, one.requests), (two.hash, two.events, two.requests));
-    assert_ne!(one.hash, run_seed(seed + 1).hash);
+    // One with budgets, one with lines of several keys.
+    let seeds = setting("BREAKWATER_SEED").map_or([7, 8], |seed| [seed, seed + 1]);
+    let hashes = seeds.map(|seed| {
+        let (one, two) = (run_seed(seed), run_seed(seed));
+        assert!(one.events > 100, "{one:?}");
+        assert_eq!((one.hash, one.events, one.requests), (two.hash, two.events, two.requests), "seed {seed}");
+        one.hash
+    });
+    assert_ne!(hashes[0], hashes[1]);
 }

@@ -9,10 +9,12 @@ use crate::world::Journal;
 use crate::world::weather::Nature;
 use breakwater::clock;
 use breakwater::config::model::EndpointConfig;
+use breakwater::domain::budget::book::Figures;
 use breakwater::domain::budget::ceiling::ceiling;
 use breakwater::domain::budget::{Budget, Mode, Scope};
-use breakwater::domain::ledger::Entry;
+use breakwater::domain::ledger::Entry as Row;
 use breakwater::domain::money::NanoUsd;
+use breakwater::engine::budgets::Entry;
 use breakwater::engine::gateway::Gateway;
 use fastrand::Rng;
 use std::collections::BTreeMap;
@@ -35,6 +37,8 @@ pub struct Money {
     endpoints: BTreeMap<String, String>,
     /// Whether requests have a team.
     pub teams: bool,
+    /// Whether there may be a budget at all.
+    pub is_any: bool,
 }
 
 impl Money {
@@ -45,6 +49,7 @@ impl Money {
         if seed.is_multiple_of(2) {
             return money;
         }
+        money.is_any = true;
         let mut some = |share: f64| (dice.f64() < share).then(|| terms(&mut dice));
         for route in routes {
             money.routes.extend(some(0.5).map(|terms| (route.name.clone(), format!(", budget: {{{terms}}}"))));
@@ -81,7 +86,12 @@ fn terms(dice: &mut Rng) -> String {
     format!("amount: {amount}, {period}, mode: hard")
 }
 
-fn covers(budget: &Budget, entry: &Entry) -> bool {
+/// Those of the configuration and those of keys.
+fn all(gateway: &Gateway) -> Vec<(Entry, Figures)> {
+    gateway.budgets.configured().into_iter().chain(gateway.budgets.of_keys()).collect()
+}
+
+fn covers(budget: &Budget, entry: &Row) -> bool {
     match &budget.scope {
         Scope::Key(id) => *id == entry.key_id,
         Scope::Route(name) => *name == entry.route,
@@ -91,9 +101,9 @@ fn covers(budget: &Budget, entry: &Entry) -> bool {
 }
 
 /// With nothing under way: the budgets' figures against the ledger's rows.
-pub fn check(gateway: &Gateway, rows: &[Entry], journal: &Journal) {
+pub fn check(gateway: &Gateway, rows: &[Row], journal: &Journal) {
     let views = gateway.budget_views();
-    for (entry, figures) in gateway.budgets.configured() {
+    for (entry, figures) in all(gateway) {
         let budget = &entry.budget;
         let (name, amount) = (&budget.name, budget.terms.amount);
         let mut by_period: BTreeMap<_, NanoUsd> = BTreeMap::new();
@@ -128,7 +138,7 @@ pub fn check(gateway: &Gateway, rows: &[Entry], journal: &Journal) {
 /// A request whose body has so many bytes was refused because of a budget, just now: whether that was right.
 pub fn check_refusal(gateway: &Gateway, request: &str, bytes: usize, why: &str, journal: &Journal) {
     let named = why.split('`').nth(1).unwrap_or_default();
-    let Some((_, figures)) = gateway.budgets.configured().into_iter().find(|(e, _)| *e.budget.name == *named) else {
+    let Some((_, figures)) = all(gateway).into_iter().find(|(e, _)| *e.budget.name == *named) else {
         return journal.violation(format!("{request}: refused by the unknown budget `{named}`: {why}"));
     };
     let is_held = why.contains("reserved by requests under way");

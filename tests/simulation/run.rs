@@ -1,20 +1,20 @@
 //! Runs a scenario from its first life to its last, and holds what happened against what is promised.
 
-use crate::money;
+use crate::keys::{Visit, Visits};
+use crate::load::Load;
 use crate::scenario::{Scenario, Span};
 use crate::world::Journal;
-use crate::world::client::{End, Request, ask, body};
-use crate::world::life::{EPOCH, Ending, Life};
+use crate::world::client::End;
+use crate::world::life::{EPOCH, Ending, Life, in_virtual_time};
 use crate::world::provider::World;
-use breakwater::actors::messages::{Act, Operate, PanicNow};
+use crate::{keys, money, turns};
 use breakwater::clock;
 use breakwater::domain::breaker::State;
 use breakwater::domain::gate::Door;
 use breakwater::domain::ledger::{Entry, Row};
 use breakwater::domain::money::NanoUsd;
 use breakwater::domain::sums::{GroupBy, TimeRange};
-use breakwater::domain::time::Wall;
-use breakwater::engine::access::Caller;
+use breakwater::domain::time::{Ts, Wall};
 use breakwater::engine::error::Code;
 use breakwater::engine::gateway::{Gateway, Worker};
 use fastrand::Rng;
@@ -27,8 +27,6 @@ use std::time::Duration;
 
 /// A row is on disk this long after its attempt, when the disk is quick: two lingering commits and the hop to the actor.
 const COMMITTED: Duration = Duration::from_millis(100);
-/// An answer may come this much after its deadline: the error has to be made and told.
-const SLACK: Duration = Duration::from_secs(2);
 
 /// What a scenario came to.
 #[derive(Debug, Default)]
@@ -45,18 +43,24 @@ pub struct Report {
     pub rows: u64,
     pub orphans: u64,
     pub kills: u64,
+    /// Calls that passed a request in line: each is one that a turn was judged by.
+    pub passed: u64,
+    /// Requests that their key's own limit refused.
+    pub over_limit: u64,
+    /// Requests that found no room to wait.
+    pub crowded: u64,
     pub violations: Vec<String>,
     /// The journal's lines about the first violation.
     pub lines: Vec<String>,
 }
 
 /// A request of the past, as it is held against the ledger.
-struct Asked {
-    life: usize,
-    max_attempts: u32,
+pub struct Asked {
+    pub life: usize,
+    pub max_attempts: u32,
     /// `None` while it runs; for ever, if a kill came first.
-    ended: Option<(End, Wall)>,
-    lowered: bool,
+    pub ended: Option<(End, Wall)>,
+    pub lowered: bool,
 }
 
 /// An endpoint's breaker as the last life left it.
@@ -75,13 +79,20 @@ struct Run<'a> {
     remembered: Vec<Remembered>,
     rows: u64,
     orphans: u64,
+    /// Calls that passed a request in line.
+    passed: u64,
+    /// Requests that a key's own limit refused; that found no room to wait.
+    over_limit: u64,
+    crowded: u64,
 }
 
 pub fn run(scenario: &Scenario, folder: &Path) -> Report {
     let world = World::new(scenario.natures.clone(), Journal::default());
     let dice = Rng::with_seed(scenario.seed ^ 0x5eed);
     let (asked, ends, remembered) = (Rc::default(), Vec::new(), Vec::new());
-    let mut run = Run { scenario, world, asked, ends, dice, remembered, rows: 0, orphans: 0 };
+    let (rows, orphans, passed, over_limit, crowded) = (0, 0, 0, 0, 0);
+    let mut run = Run { scenario, world, asked, ends, dice, remembered, rows, orphans, passed, over_limit, crowded };
+    in_virtual_time(EPOCH, scenario.seed, async { scenario.keys.store(&folder.join("state")) });
     let mut time = Duration::ZERO;
     let last = Span { lasts: Duration::ZERO, ending: Ending::Graceful, ..scenario.lives[0] };
     for (number, span) in scenario.lives.iter().copied().chain([last]).enumerate() {
@@ -103,11 +114,15 @@ impl Run<'_> {
             ending: span.ending,
         };
         world.journal().note(&format!("life {number}: {span:?}"));
+        world.keep_calls();
+        let visits: Rc<RefCell<Visits>> = Rc::default();
         let load = Load {
             scenario: self.scenario.clone(),
             world: Rc::clone(&world),
             asked: Rc::clone(&self.asked),
+            visits: Rc::clone(&visits),
             dice: Rng::with_seed(self.dice.u64(..)),
+            key_dice: Rng::with_seed(self.scenario.seed ^ number as u64),
             number,
             serial: 0,
         };
@@ -120,9 +135,10 @@ impl Run<'_> {
             check_memory(&worker.gateway, &before, &world);
             money::check(&worker.gateway, &entries(&worker.gateway), world.journal());
             load.run(&worker, span.lasts).await;
-            memory(&worker.gateway)
+            (memory(&worker.gateway), world.now())
         };
-        let (remembered, found, ends) = life.live(work, at_rest);
+        let ((remembered, loaded), found, ends) = life.live(work, at_rest);
+        self.judge_lines(&visits.borrow().all, loaded);
         self.remembered = remembered;
         self.ends.push(EPOCH.plus(ends));
         if let Some(rows) = found {
@@ -131,6 +147,21 @@ impl Run<'_> {
             self.orphans = rows.values().map(|r| u64::from(r.orphans)).sum();
         }
         ends
+    }
+
+    /// Who was served before whom, until the load ended.
+    fn judge_lines(&mut self, visits: &[Visit], end: Ts) {
+        let (scenario, journal) = (self.scenario, self.world.journal());
+        let made = self.world.made();
+        let made: Vec<_> = made.into_iter().filter(|made| made.at < end).collect();
+        keys::check(&scenario.keys, visits, journal);
+        // Who waits for money stands in no line.
+        if !scenario.money.is_any {
+            self.passed += turns::check(&scenario.keys, scenario.longest_wait, visits, &made, end, journal);
+        }
+        let count = |of: fn(&Visit) -> bool| visits.iter().filter(|v| of(v)).count() as u64;
+        self.over_limit += count(Visit::is_over_own_limit);
+        self.crowded += count(Visit::is_crowded_out);
     }
 
     /// Rows against calls: each attempt has its row, but for those that a kill overtook.
@@ -180,6 +211,9 @@ impl Run<'_> {
             rows: self.rows,
             orphans: self.orphans,
             kills: self.scenario.lives.iter().filter(|l| l.ending == Ending::Kill).count() as u64,
+            passed: self.passed,
+            over_limit: self.over_limit,
+            crowded: self.crowded,
             lines: journal.lines_about(about),
             violations,
         }
@@ -277,123 +311,6 @@ fn check_memory(gateway: &Gateway, before: &[Remembered], world: &World) {
             world
                 .journal()
                 .violation(format!("{name}: open for another {left:?} before the restart, {door:?} after it"));
-        }
-    }
-}
-
-/// The clients of one life.
-struct Load {
-    scenario: Scenario,
-    world: Rc<World>,
-    asked: Rc<RefCell<BTreeMap<String, Asked>>>,
-    dice: Rng,
-    number: usize,
-    serial: u64,
-}
-
-impl Load {
-    async fn run(mut self, worker: &Rc<Worker>, lasts: Duration) {
-        let end = clock::now().plus(lasts);
-        let mut quiet_at = clock::now();
-        let mut rate = self.scenario.rate;
-        let mut operate_at = clock::now().plus(self.spread(400.0));
-        loop {
-            let pause = self.spread(1.0 / rate);
-            if clock::now().plus(pause) >= end {
-                tokio::time::sleep(end.since(clock::now())).await;
-                return;
-            }
-            tokio::time::sleep(pause).await;
-            let now = clock::now();
-            if now >= quiet_at {
-                // Load comes in phases: next to nothing, the usual, a rush.
-                rate = self.scenario.rate * [0.05, 0.5, 1.0, 1.0, 2.0, 20.0][self.dice.usize(..6)];
-                rate = rate.min(60.0);
-                quiet_at = now.plus(self.spread(if rate > 10.0 { 4.0 } else { 60.0 }));
-            }
-            if now >= operate_at {
-                operate_at = now.plus(self.spread(400.0));
-                self.operate(&worker.gateway);
-            }
-            self.send(worker);
-        }
-    }
-
-    /// Exponentially spread around a mean in seconds.
-    fn spread(&mut self, mean_s: f64) -> Duration {
-        Duration::from_secs_f64((-(1.0 - self.dice.f64()).ln() * mean_s).min(600.0))
-    }
-
-    /// An operator, or a bug in an actor, at work.
-    fn operate(&mut self, gateway: &Gateway) {
-        let cells = gateway.board.topology().cells.clone();
-        let cell = &cells[self.dice.usize(..cells.len())];
-        let what = self.dice.usize(..4);
-        self.world.journal().note(&format!("operator: {what} at {}", cell.name));
-        let Some(actor) = cell.actor() else { return };
-        let operate = |act| Operate { act, reason: "simulated".into(), author: "simulation".into() };
-        match what {
-            0 => actor.do_send(operate(Act::Trip(Some(Duration::from_secs(self.dice.u64(1..120)))))),
-            1 => actor.do_send(operate(Act::Reset)),
-            2 => actor.do_send(PanicNow),
-            _ => {}
-        }
-    }
-
-    fn send(&mut self, worker: &Rc<Worker>) {
-        let request = self.request();
-        let route = self.scenario.routes.iter().find(|r| r.name == request.route).expect("a route");
-        let hinted = request.hints.iter().find(|(name, _)| *name == "max-attempts");
-        let hinted = hinted.and_then(|(_, n)| n.parse().ok()).unwrap_or(u32::MAX);
-        let alone = request.hints.iter().any(|(name, _)| *name == "no-fallback");
-        let max_attempts = if alone { 1 } else { route.max_attempts.min(hinted) };
-        self.asked
-            .borrow_mut()
-            .insert(request.name.clone(), Asked { life: self.number, max_attempts, ended: None, lowered: false });
-        let (world, asked, worker) = (Rc::clone(&self.world), Rc::clone(&self.asked), Rc::clone(worker));
-        actix::spawn(async move {
-            let seen = ask(&world, &worker, Caller::Anyone, &request).await;
-            if seen.end == End::Refused(Code::BudgetExceeded) {
-                let bytes = body(&request).len();
-                money::check_refusal(&worker.gateway, &request.name, bytes, &seen.why, world.journal());
-            }
-            if let Some(asked) = asked.borrow_mut().get_mut(&request.name) {
-                asked.ended = Some((seen.end, clock::wall()));
-                asked.lowered = seen.lowered;
-            }
-        });
-    }
-
-    fn request(&mut self) -> Request {
-        self.serial += 1;
-        let dice = &mut self.dice;
-        let route = &self.scenario.routes[dice.usize(..self.scenario.routes.len())];
-        let mut hints = Vec::new();
-        let mut deadline = route.deadline;
-        if dice.f64() < 0.1 {
-            let ms = dice.u64(50..20_000);
-            deadline = deadline.min(Duration::from_millis(ms));
-            hints.push(("deadline-ms", ms.to_string()));
-        }
-        if dice.f64() < 0.05 {
-            hints.push(("max-attempts", dice.u32(1..4).to_string()));
-        }
-        if dice.f64() < 0.03 {
-            hints.push(("no-fallback", "true".into()));
-        }
-        if self.scenario.money.teams {
-            hints.extend(["a", "b"].get(dice.usize(..3)).map(|team| ("tag", format!("team={team}"))));
-        }
-        Request {
-            name: format!("r{}-{}", self.number, self.serial),
-            route: route.name.clone(),
-            tokens: dice.usize(1..40),
-            max_tokens: (dice.f64() < 0.3).then(|| dice.usize(1..60)),
-            recovers: route.recovers,
-            stream: dice.bool(),
-            leaves_after: (dice.f64() < 0.05).then(|| Duration::from_millis(dice.u64(1..8_000))),
-            must_end_by: deadline + SLACK,
-            hints,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a seed stands for: providers and their weather, a configuration, the lives of the process, and the load.
 
+use crate::keys::Keys;
 use crate::money::Money;
 use crate::world::life::Ending;
 use crate::world::weather::{Nature, nasty};
@@ -41,6 +42,9 @@ pub struct Scenario {
     /// Requests per second, on average, while there is load.
     pub rate: f64,
     pub money: Money,
+    pub keys: Keys,
+    /// The longest that an endpoint has requests wait.
+    pub longest_wait: Duration,
 }
 
 fn pick<T: Copy>(dice: &mut Rng, from: &[T]) -> T {
@@ -58,11 +62,14 @@ impl Scenario {
         let natures: Vec<_> = (0..count).map(|i| nature(&mut dice, i)).collect();
         let mut routes: Vec<_> = ["chat", "safe", "quick"].into_iter().map(|name| route(&mut dice, name)).collect();
         let money = Money::of(seed, &natures, &routes);
-        let config = config(&mut dice, &natures, &mut routes, &money);
+        let keys = Keys::of(seed, money.is_any);
+        let config = config(&mut dice, &natures, &mut routes, &money, &keys);
+        let longest_wait =
+            [5, 1, 0].into_iter().find(|s| config.contains(&format!("max_wait: {s}s"))).map_or(Duration::ZERO, secs);
         let lives = dice.usize(2..=4);
         let lives = (0..lives).map(|_| span(&mut dice)).collect();
         let rate = pick(&mut dice, &[0.05, 0.2, 0.5, 1.0, 3.0]);
-        Self { seed, natures, config, routes, lives, rate, money }
+        Self { seed, natures, config, routes, lives, rate, money, keys, longest_wait }
     }
 }
 
@@ -103,8 +110,8 @@ fn route(dice: &mut Rng, name: &str) -> Route {
     Route { name: name.into(), max_attempts: dice.u32(1..=6), deadline, recovers: false }
 }
 
-fn config(dice: &mut Rng, natures: &[Nature], routes: &mut [Route], money: &Money) -> String {
-    let mut text = format!("server: {{auth: open, drain: 5s}}\n{}providers:\n", money.head);
+fn config(dice: &mut Rng, natures: &[Nature], routes: &mut [Route], money: &Money, keys: &Keys) -> String {
+    let mut text = format!("server: {{{}, drain: 5s}}\n{}providers:\n", keys.settings(), money.head);
     for n in natures {
         let name = &n.name;
         writeln!(text, "  {name}: {{dialect: openai, base_url: 'http://{name}.example/v1', allow_private: true}}")

@@ -41,7 +41,7 @@ impl Default for Noted {
 impl Journal {
     /// Notes an event.
     pub fn note(&self, line: &str) {
-        const TAIL: usize = 400;
+        const TAIL: usize = 100_000;
         let mut noted = self.0.borrow_mut();
         for byte in line.bytes() {
             noted.hash = (noted.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);

@@ -35,7 +35,7 @@ fn a_place_is_given_to_one_and_newcomers_do_not_overtake() {
     let (first, second) = (stand(&[&a], "k", Priority::Normal), stand(&[&a], "k", Priority::Normal));
     held.give_back(clock::now());
     assert_eq!(newcomer(&a, Priority::Normal).unwrap_err(), RefusalReason::Queued);
-    let (_, permit) = first.given().expect("it was given the place");
+    let Given { permit, .. } = first.given().expect("it was given the place");
     assert!(second.given().is_none());
     assert_eq!(newcomer(&a, Priority::High).unwrap_err(), RefusalReason::Concurrency, "allowed to ask, but full");
     permit.give_back(clock::now());
@@ -51,7 +51,7 @@ fn who_leaves_passes_its_place_on() {
     held.give_back(clock::now());
     // Given, but never looked at: the caller went away.
     drop(first);
-    let (_, permit) = second.given().expect("the place went on");
+    let Given { permit, .. } = second.given().expect("the place went on");
     drop(second);
     assert_eq!(a.hot.lock().gate.in_flight(), 1);
     permit.give_back(clock::now());
@@ -66,10 +66,10 @@ fn one_request_takes_one_place_though_it_stands_in_two_lines() {
     at_b.give_back(clock::now());
     at_a.give_back(clock::now());
     let (of_first, of_second) = (first.given().unwrap(), second.given().unwrap());
-    assert_eq!((of_first.0, of_second.0), (1, 0));
+    assert_eq!((of_first.candidate, of_second.candidate), (1, 0));
     drop((first, second));
-    of_first.1.give_back(clock::now());
-    of_second.1.give_back(clock::now());
+    of_first.permit.give_back(clock::now());
+    of_second.permit.give_back(clock::now());
     assert_eq!(a.hot.lock().gate.in_flight() + b.hot.lock().gate.in_flight(), 0);
 }
 
@@ -79,7 +79,7 @@ fn a_place_at_a_breaker_that_has_shut_since_is_not_good_any_more() {
     let held = newcomer(&a, Priority::Normal).unwrap();
     let first = stand(&[&a], "k", Priority::Normal);
     held.give_back(clock::now());
-    let (_, permit) = first.given().unwrap();
+    let Given { permit, .. } = first.given().unwrap();
     assert!(permit.is_good());
     a.hot.lock().gate.set_door(Door::Shut { epoch: 2, until: None, operator: false });
     assert!(!permit.is_good());
@@ -89,17 +89,40 @@ fn a_place_at_a_breaker_that_has_shut_since_is_not_good_any_more() {
 }
 
 #[test]
+fn who_was_given_what_is_worth_nothing_is_next_again_in_all_its_lines() {
+    let (a, b) = (cell(0, &at_once(1)), cell(1, &at_once(1)));
+    let (at_a, at_b) = (newcomer(&a, Priority::Normal).unwrap(), newcomer(&b, Priority::Normal).unwrap());
+    let (first, second) = (stand(&[&a, &b], "k", Priority::Normal), stand(&[&a, &b], "l", Priority::Normal));
+    at_a.give_back(clock::now());
+    let given = first.given().unwrap();
+    a.hot.lock().gate.set_door(Door::Shut { epoch: 2, until: None, operator: false });
+    assert!(!given.permit.is_good());
+    first.stand_again(given, clock::now());
+    assert_eq!((a.line.waiting(), b.line.waiting()), (2, 2));
+    assert_eq!(a.hot.lock().gate.in_flight(), 0, "what was given is given back");
+    a.hot.lock().gate.set_door(Door::Open { epoch: 3 });
+    a.serve_line(clock::now());
+    let at_a = first.given().expect("it is its turn as before");
+    assert!(at_a.candidate == 0 && second.given().is_none());
+    at_b.give_back(clock::now());
+    let at_b = second.given().expect("and then the other's");
+    drop((first, second));
+    [at_a, at_b].into_iter().for_each(|given| given.permit.give_back(clock::now()));
+    assert_eq!((a.line.waiting(), b.line.waiting()), (0, 0));
+}
+
+#[test]
 fn as_many_probes_as_a_half_open_breaker_admits() {
     let a = cell(0, &at_once(100));
     a.hot.lock().gate.set_door(Door::Shut { epoch: 2, until: None, operator: false });
     let all: Vec<_> = (0..50).map(|_| stand(&[&a], "k", Priority::Normal)).collect();
     a.hot.lock().gate.set_door(Door::Probing { epoch: 3, left: 3, spare: 0 });
     a.serve_line(clock::now());
-    let mut probes: Vec<_> = all.iter().filter_map(Standing::given).map(|(_, permit)| permit).collect();
+    let mut probes: Vec<_> = all.iter().filter_map(Standing::given).map(|given| given.permit).collect();
     assert_eq!(probes.len(), 3);
     // A probe that says nothing gives its permit to the next.
     probes.pop().unwrap().give_back(clock::now());
-    assert_eq!(all.iter().filter_map(Standing::given).map(|g| probes.push(g.1)).count(), 1);
+    assert_eq!(all.iter().filter_map(Standing::given).map(|g| probes.push(g.permit)).count(), 1);
     drop(all);
     probes.into_iter().for_each(|p| p.give_back(clock::now()));
 }
@@ -174,7 +197,7 @@ proptest! {
                 }
                 Move::Leave(_) | Move::Finish(_) => {}
             }
-            standing.retain(|(standing, _)| standing.given().map(|(_, permit)| permits.push(permit)).is_none());
+            standing.retain(|(standing, _)| standing.given().map(|given| permits.push(given.permit)).is_none());
             for (i, cell) in cells.iter().enumerate() {
                 let in_flight = permits.iter().filter(|p| p.cell().id == cell.id).count();
                 let hot = cell.hot.lock();

@@ -8,7 +8,7 @@ fn key(n: usize) -> Arc<str> {
 /// Serves whoever is next, and says who.
 fn serve(queue: &mut Queue<u32>) -> Option<u32> {
     let (place, _) = queue.next()?;
-    queue.serve(&place)
+    queue.serve(&place).map(|(who, _)| who)
 }
 
 #[test]
@@ -48,6 +48,22 @@ fn a_newcomer_passes_only_those_below_it_and_not_for_ever() {
     }
     assert!(!queue.may_pass(Priority::High), "the tenth grant is for who waits");
     assert_eq!(serve(&mut queue), Some(1));
+}
+
+#[test]
+fn a_grant_in_vain_costs_nobody_a_turn_though_others_were_served_meanwhile() {
+    let mut queue = Queue::default();
+    for (k, n) in [(0, 0), (1, 10), (2, 20), (0, 1), (1, 11)] {
+        queue.enter(&key(k), Priority::Normal, n);
+    }
+    let first = queue.next().unwrap().0;
+    let (who, turn) = queue.serve(&first).unwrap();
+    assert_eq!((who, serve(&mut queue)), (0, Some(10)));
+    queue.take_back(&first, who, Some(turn));
+    queue.take_back(&first, who, Some(turn));
+    assert_eq!(queue.len(), 4, "it stands there once");
+    let order: Vec<_> = std::iter::from_fn(|| serve(&mut queue)).collect();
+    assert_eq!(order, [0, 20, 11, 1]);
 }
 
 #[test]
@@ -146,6 +162,8 @@ enum Move {
     Enter(usize, usize),
     Leave(usize),
     Serve,
+    /// A grant that comes to nothing.
+    InVain,
     Newcomer(usize),
 }
 
@@ -154,6 +172,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         4 => (0_usize..3, 0_usize..4).prop_map(|(class, key)| Move::Enter(class, key)),
         1 => (0_usize..1_000).prop_map(Move::Leave),
         3 => Just(Move::Serve),
+        1 => Just(Move::InVain),
         1 => (0_usize..3).prop_map(Move::Newcomer),
     ];
     prop::collection::vec(one, 1..400)
@@ -181,6 +200,13 @@ proptest! {
                     }
                 }
                 Move::Serve => prop_assert_eq!(serve(&mut queue), plain.serve()),
+                // The plain model need not hear of it.
+                Move::InVain => {
+                    if let Some(place) = queue.next().map(|(place, _)| place) {
+                        let (who, turn) = queue.serve(&place).unwrap();
+                        queue.take_back(&place, who, Some(turn));
+                    }
+                }
                 Move::Newcomer(class) => {
                     let class = Priority::ALL[class];
                     let may = plain.first().is_none_or(|first| class < first) && plain.due().is_none();

@@ -215,7 +215,8 @@ impl<'a> Course<'a> {
         }
         let ask = Ask { may_probe: false, roll: 1.0 };
         let mut well = besides().filter(|(_, cell)| is_closed(cell));
-        let place = well.find_map(|(i, cell)| Some((i, Permit::take(cell, now, self.tokens(), ask).ok()?)));
+        let (tokens, priority) = (self.tokens(), self.ctx.caller.priority());
+        let place = well.find_map(|(i, cell)| Some((i, Permit::take_as(cell, now, tokens, ask, priority).ok()?)));
         let (index, permit) = place.ok_or(Withheld::NoCandidate)?;
         let Some(hold) = hold::reserve_at_once(self.ctx, self.understood, permit.cell()) else {
             permit.give_back(now);
