@@ -151,10 +151,13 @@ impl ReconcileReport {
             self.compared, self.over, self.tolerance_percent
         );
         if self.models_left_out > 0 {
+            let (n, s, are) = match self.models_left_out {
+                1 => (1, "", "is"),
+                n => (n, "s", "are"),
+            };
             let _ = writeln!(
                 text,
-                "{} models of the ledger are not in the invoice and left out; --provider says which rows are this vendor's",
-                self.models_left_out
+                "{n} model{s} of the ledger {are} not in the invoice and left out; --provider says which rows are this vendor's"
             );
         }
         text
