@@ -9,9 +9,10 @@
 //!   [`WINDOW`] long, counts as one figure, their geometric mean; the latest is smoothed over a few windows.
 //! - The limit grows only while it is really used: half of it was out in that window.
 //! - A timeout multiplies it by [`AFTER_TIMEOUT`], once for all calls that were out then, as TCP does with losses.
-//! - What is usual is learnt quickly in windows with few calls out, which cannot be slow because of us, and under load only over a
-//!   quarter of an hour ([`DRIFT`]): a queue of our own making must not become the usual, a vendor that got slower for good must. That is
-//!   slower than in Gradient2, whose usual latency follows any lasting overload within 600 answers.
+//! - What is usual is learnt while few calls are out: they cannot be slow because of us. Under load nothing is learnt, since a queue of our
+//!   own making must not become the usual. (In Gradient2 any lasting overload does, within 600 answers.) Where there was always load for
+//!   [`EVERY`], the limit goes down to the floor until [`WANTED`] answers have been measured, [`MEASURED_FOR`] at most: so a vendor that
+//!   got slower for good becomes the usual too. Envoy's gradient controller measures its `minRTT` in the same way.
 //! - It never leaves the range from the floor ([`FLOOR`], or what is configured if that is less) to what is configured, and begins at
 //!   [`START`].
 
@@ -31,8 +32,9 @@ const SMOOTHING: f64 = 0.2;
 const LEAST: f64 = 0.5;
 /// Weight of a window in the latest latency.
 const LATEST: f64 = 0.3;
-/// Weight of a window in the usual latency, with few calls out.
+/// Weight of a window with few calls out in the usual latency, and of one for which the limit went down.
 const USUAL: f64 = 1.0 / 30.0;
+const MEASURED: f64 = 0.5;
 /// Windows whose plain mean is the first usual latency.
 const FIRST: u32 = 10;
 /// The usual latency is at least so little above the latest, or falls by [`FALL`] a window; Gradient2's.
@@ -40,8 +42,13 @@ const TOO_HIGH: f64 = 2.0;
 const FALL: f64 = 0.95;
 const SAMPLES: u32 = 10;
 const WINDOW: Duration = Duration::from_millis(100);
-/// Time in which the usual latency goes 63 % of the way to the latest, under load.
-const DRIFT: Duration = Duration::from_secs(900);
+/// Load without a pause for so long is reason to measure. A fifth is added at most, lest all endpoints do so at once.
+const EVERY: Duration = Duration::from_secs(900);
+/// The longest that the limit is down for it.
+const MEASURED_FOR: Duration = Duration::from_secs(60);
+/// Samples that end it, and that are enough when the time is over.
+const WANTED: u32 = 20;
+const ENOUGH: u32 = 5;
 const AFTER_TIMEOUT: f64 = 0.75;
 
 /// The limit of one endpoint. Latencies are natural logarithms of microseconds.
@@ -54,8 +61,9 @@ pub struct Gradient {
     /// Windows behind `usual`, counted up to [`FIRST`]; 0: neither is known.
     windows: u32,
     open: Open,
-    /// The end of the last window, or the first sample ever.
-    closed: Ts,
+    /// When the usual latency is to be measured if it is not learnt by itself; `None` before the first sample.
+    due: Option<Ts>,
+    measuring: Option<Measuring>,
     /// When a timeout last cut the limit.
     cut: Option<Ts>,
 }
@@ -68,6 +76,16 @@ struct Open {
     sum: f64,
     /// Most calls out at the end of one.
     out: u32,
+}
+
+/// The limit is down, so that the usual latency can be measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Measuring {
+    since: Ts,
+    /// When all calls from before were over. What was sent earlier may have stood in a queue.
+    drained: Option<Ts>,
+    samples: u32,
+    sum: f64,
 }
 
 /// A gradient on disk.
@@ -89,7 +107,8 @@ impl Gradient {
             latest: 0.0,
             windows: 0,
             open: Open::default(),
-            closed: Ts(0),
+            due: None,
+            measuring: None,
             cut: None,
         }
     }
@@ -97,7 +116,8 @@ impl Gradient {
     /// The limit in force.
     #[must_use]
     pub fn limit(&self) -> u32 {
-        (self.limit as u32).clamp(self.floor(), self.most)
+        let limit = if self.measuring.is_some() { self.floor() } else { self.limit as u32 };
+        limit.clamp(self.floor(), self.most)
     }
 
     /// Another configured limit.
@@ -106,14 +126,18 @@ impl Gradient {
         self.bound();
     }
 
-    /// A call brought its first content after `latency_us`; it ended at `at`, with `out` calls out, itself among them.
-    pub fn on_content(&mut self, at: Ts, latency_us: u64, out: u32) {
+    /// A call that was sent at `sent` brought its first content after `latency_us`; it ended at `at`, with `out` calls out, itself among
+    /// them.
+    pub fn on_content(&mut self, sent: Ts, at: Ts, latency_us: u64, out: u32) {
+        if self.measuring.is_some() {
+            return self.measure(sent, at, latency_us, out);
+        }
         let open = &mut self.open;
         if open.samples == 0 {
             open.since = at;
         }
         open.samples += 1;
-        open.sum += (latency_us.max(1) as f64).ln();
+        open.sum += logarithm(latency_us);
         open.out = open.out.max(out);
         if open.samples >= SAMPLES && at.since(open.since) >= WINDOW {
             let window = std::mem::take(open);
@@ -123,6 +147,7 @@ impl Gradient {
 
     /// A call that was sent at `sent` was given up at `at`: nothing came in time.
     pub fn on_timeout(&mut self, sent: Ts, at: Ts) {
+        self.measuring = self.measuring.filter(|m| at.since(m.since) < MEASURED_FOR);
         if self.cut.is_none_or(|cut| sent >= cut) {
             self.cut = Some(at);
             self.limit *= AFTER_TIMEOUT;
@@ -135,9 +160,9 @@ impl Gradient {
         GradientCheckpoint { limit: self.limit, usual: self.usual, windows: self.windows }
     }
 
-    /// The gradient of a checkpoint, under the configured limit of now.
+    /// The gradient of a checkpoint, at `now` and under the configured limit of now.
     #[must_use]
-    pub fn restore(from: &GradientCheckpoint, most: u32) -> Self {
+    pub fn restore(from: &GradientCheckpoint, most: u32, now: Ts) -> Self {
         let fresh = Self::new(most);
         if !from.limit.is_finite() || !from.usual.is_finite() {
             return fresh;
@@ -147,6 +172,7 @@ impl Gradient {
             usual: from.usual,
             latest: from.usual,
             windows: from.windows.min(FIRST),
+            due: Some(next_due(now)),
             ..fresh
         };
         restored.bound();
@@ -164,7 +190,8 @@ impl Gradient {
     fn close(&mut self, at: Ts, window: Open) {
         let mean = window.sum / f64::from(window.samples);
         self.latest = if self.windows == 0 { mean } else { self.latest + LATEST * (mean - self.latest) };
-        self.learn(at, mean, window.out <= self.floor());
+        self.learn(mean, window.out <= self.floor());
+        self.look_at_the_clock(at, window.out <= self.floor());
         let gradient = (TOLERANCE * (self.usual - self.latest).exp()).clamp(LEAST, 1.0);
         let aim = self.limit * gradient + self.limit.sqrt();
         if aim < self.limit || f64::from(window.out) >= self.limit / 2.0 {
@@ -174,20 +201,58 @@ impl Gradient {
     }
 
     /// Brings the usual latency up to date; `light`: too few calls were out to make it slow.
-    fn learn(&mut self, at: Ts, mean: f64, light: bool) {
-        let elapsed = if self.closed == Ts(0) { Duration::ZERO } else { at.since(self.closed) };
-        self.closed = at;
+    fn learn(&mut self, mean: f64, light: bool) {
         if self.windows < FIRST {
             self.windows += 1;
             self.usual += (mean - self.usual) / f64::from(self.windows);
-            return;
+        } else if light {
+            self.usual += USUAL * (mean - self.usual);
         }
-        let weight = if light { USUAL } else { 1.0 - (-(micros(elapsed) as f64) / (micros(DRIFT) as f64)).exp() };
-        self.usual += weight * (mean - self.usual);
         if self.usual - self.latest > TOO_HIGH.ln() {
             self.usual += FALL.ln();
         }
     }
+
+    /// Begins to measure when that is due; a light window, which says as much, puts it off.
+    fn look_at_the_clock(&mut self, at: Ts, light: bool) {
+        let is_due = self.windows >= FIRST && self.due.is_none_or(|due| at >= due);
+        if is_due && !light && self.limit > f64::from(self.floor()) {
+            self.measuring = Some(Measuring { since: at, drained: None, samples: 0, sum: 0.0 });
+        }
+        if is_due || light {
+            self.due = Some(next_due(at));
+        }
+    }
+
+    fn measure(&mut self, sent: Ts, at: Ts, latency_us: u64, out: u32) {
+        let floor = self.floor();
+        let Some(measuring) = &mut self.measuring else { return };
+        if out <= floor {
+            let drained = *measuring.drained.get_or_insert(at);
+            if sent >= drained {
+                measuring.samples += 1;
+                measuring.sum += logarithm(latency_us);
+            }
+        }
+        let Measuring { since, samples, sum, .. } = *measuring;
+        let is_over = at.since(since) >= MEASURED_FOR;
+        if samples >= WANTED || is_over {
+            self.measuring = None;
+            if samples >= ENOUGH {
+                self.usual += MEASURED * (sum / f64::from(samples) - self.usual);
+            }
+        }
+    }
+}
+
+fn logarithm(latency_us: u64) -> f64 {
+    (latency_us.max(1) as f64).ln()
+}
+
+/// The low digits of the time stand for chance.
+fn next_due(at: Ts) -> Ts {
+    let every = micros(EVERY);
+    at.plus(Duration::from_micros(every + at.0 % (every / 5)))
 }
 
 #[cfg(test)]

@@ -277,7 +277,7 @@ impl EndpointHealth {
             pace,
             ewma: PeakEwma::restore(&from.ewma, now, wall),
             totals: from.totals,
-            gradient: from.gradient.as_ref().map(|g| Gradient::restore(g, u32::MAX)),
+            gradient: from.gradient.as_ref().map(|g| Gradient::restore(g, u32::MAX, now)),
         }
     }
 
@@ -305,10 +305,11 @@ impl EndpointHealth {
         }
         self.measure_pace(settle);
         if let Some(gradient) = &mut self.gradient {
+            let sent = Ts(at.0.saturating_sub(latency));
             if class.slow {
-                gradient.on_timeout(Ts(at.0.saturating_sub(latency)), at);
+                gradient.on_timeout(sent, at);
             } else if let Some(first) = settle.ttft_us.or(success.then_some(latency)) {
-                gradient.on_content(at, first, settle.out);
+                gradient.on_content(sent, at, first, settle.out);
             }
         }
         let sent_elsewhere = matches!(class.verdict, Verdict::Failure { .. }) || class.failover == Failover::Yes;

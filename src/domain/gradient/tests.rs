@@ -34,7 +34,7 @@ impl Vendor {
             let mean = self.service_us * (f64::from(out) / self.room).max(1.0);
             *now += mean / f64::from(out);
             let latency = mean * (self.spread * self.roll()).exp();
-            gradient.on_content(Ts(*now as u64), latency as u64, out);
+            gradient.on_content(Ts((*now - latency) as u64), Ts(*now as u64), latency as u64, out);
             sum += if n >= answers / 2 { f64::from(gradient.limit()) } else { 0.0 };
         }
         sum / f64::from(answers - answers / 2)
@@ -53,6 +53,43 @@ fn it_finds_about_the_knee_and_stays_there_for_a_while() {
         let found = vendor.serve(&mut gradient, &mut now, 1000, 10_000);
         assert!((room * 0.8..=room * 2.5).contains(&found), "room {room}, spread {spread}: {found:.0}");
     }
+}
+
+#[test]
+fn hours_of_unbroken_overload_do_not_raise_it() {
+    for (room, spread) in [(30.0, 0.3), (30.0, 1.0), (80.0, 0.5), (12.0, 0.5)] {
+        let mut vendor = Vendor { spread, ..Vendor::steady(400_000.0, room) };
+        // Nothing is known of the vendor when the load begins.
+        let (mut gradient, mut now) = (Gradient::new(1000), BEGIN);
+        let answers_an_hour = (room / 0.4 * 3600.0) as u32;
+        for hour in 1..=12 {
+            let began = now;
+            let found = vendor.serve(&mut gradient, &mut now, 1000, answers_an_hour);
+            assert!(
+                (room * 0.8..=room * 2.5).contains(&found),
+                "room {room}, spread {spread}, hour {hour}: {found:.0}"
+            );
+            let hours = (now - began) / 3.6e9;
+            assert!(hours < 1.02, "measuring took no more than a fiftieth of the vendor's time: {hours:.3}");
+        }
+    }
+}
+
+#[test]
+fn measuring_ends_in_time_where_little_comes() {
+    let mut gradient = Gradient::new(100);
+    let at = |s: u64| Ts(1_000_000_000 + s * 1_000_000);
+    for n in 0..100 {
+        gradient.on_content(at(n), at(n + 1), 1_000_000, 20);
+    }
+    assert_eq!(gradient.limit(), FLOOR, "nothing is known but from under load");
+    let usual = gradient.usual;
+    for n in 0..4 {
+        gradient.on_content(at(100 + 10 * n), at(105 + 10 * n), 10_000, 20 - 5 * n as u32);
+    }
+    assert_eq!((gradient.limit(), gradient.usual), (FLOOR, usual), "what had waited in the queue says nothing");
+    gradient.on_content(at(170), at(171), 100_000, 1);
+    assert!(gradient.limit() >= START && gradient.usual == usual, "one answer in a minute is too little to learn from");
 }
 
 #[test]
@@ -124,11 +161,11 @@ fn a_checkpoint_brings_limit_and_usual_latency_back() {
     vendor.serve(&mut gradient, &mut now, 4, 300);
     vendor.serve(&mut gradient, &mut now, 1000, 5_000);
     let text = serde_json::to_string(&gradient.checkpoint()).unwrap();
-    let mut back = Gradient::restore(&serde_json::from_str(&text).unwrap(), 500);
+    let mut back = Gradient::restore(&serde_json::from_str(&text).unwrap(), 500, Ts(now as u64));
     assert_eq!(back.limit(), gradient.limit());
     let found = vendor.serve(&mut back, &mut now, 1000, 5_000);
     assert!((32.0..=88.0).contains(&found), "{found:.0}");
-    assert_eq!(Gradient::restore(&gradient.checkpoint(), 10).limit(), 10);
+    assert_eq!(Gradient::restore(&gradient.checkpoint(), 10, Ts(now as u64)).limit(), 10);
 }
 
 #[derive(Clone, Debug)]
@@ -161,7 +198,7 @@ proptest! {
             match step {
                 Move::Content { after_us, latency_us, out } => {
                     now += after_us;
-                    gradient.on_content(Ts(now), latency_us, out);
+                    gradient.on_content(Ts(now.saturating_sub(latency_us)), Ts(now), latency_us, out);
                 }
                 Move::Timeout { after_us, took_us } => {
                     now += after_us;
@@ -173,8 +210,9 @@ proptest! {
                     gradient.set_most(most);
                 }
                 Move::Restart => {
-                    gradient = Gradient::restore(&gradient.checkpoint(), most);
-                    prop_assert_eq!(gradient.limit(), before);
+                    let is_measuring = gradient.measuring.is_some();
+                    gradient = Gradient::restore(&gradient.checkpoint(), most, Ts(now));
+                    prop_assert!(is_measuring || gradient.limit() == before);
                 }
             }
             prop_assert!((FLOOR.min(most)..=most).contains(&gradient.limit()), "{} of {most}", gradient.limit());
@@ -182,16 +220,17 @@ proptest! {
     }
 
     #[test]
-    fn it_grows_only_while_half_of_it_is_used(
+    fn it_grows_only_while_half_of_it_is_used_or_after_measuring(
         latencies in proptest::collection::vec(1_u64..100_000_000, 0..500),
         most in 1_u32..500,
     ) {
         let mut gradient = Gradient::new(most);
         for (n, latency) in latencies.into_iter().enumerate() {
-            let before = gradient.limit();
-            let out = before.div_ceil(2) - 1;
-            gradient.on_content(Ts(1_000_000_000 + n as u64 * 20_000), latency, out);
-            prop_assert!(gradient.limit() <= before);
+            let before = (gradient.limit(), gradient.measuring.is_some());
+            let out = before.0.div_ceil(2) - 1;
+            let at = 1_000_000_000 + n as u64 * 20_000;
+            gradient.on_content(Ts(at - latency), Ts(at), latency, out);
+            prop_assert!(gradient.limit() <= before.0 || before.1);
         }
     }
 }
