@@ -1,7 +1,7 @@
 //! What a reconciliation found, as it is written and read.
 
 use crate::domain::report::push_csv;
-use crate::domain::table::Table;
+use crate::domain::table::{Table, Tabular};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
@@ -122,10 +122,11 @@ impl ReconcileReport {
             lines,
         }
     }
+}
 
+impl Tabular for ReconcileReport {
     /// A table for people and what it comes to.
-    #[must_use]
-    pub fn to_table(&self) -> String {
+    fn to_table(&self) -> String {
         let mut table =
             Table::new(&["day", "model", "class", "invoice", "ledger", "difference", "off", "likely cause"]);
         for line in &self.lines {
@@ -163,15 +164,8 @@ impl ReconcileReport {
         text
     }
 
-    /// Reads back with serde.
-    #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
-        serde_json::to_value(self).unwrap_or_default()
-    }
-
     /// CSV with a head line.
-    #[must_use]
-    pub fn to_csv(&self) -> String {
+    fn to_csv(&self) -> String {
         let mut text = "day,model,class,invoice,ledger,difference,percent,cause\n".to_owned();
         for line in &self.lines {
             let _ = write!(text, "{},", line.day);

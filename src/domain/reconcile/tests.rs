@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::money::NanoUsd;
+use crate::domain::table::Tabular;
 use crate::domain::usage::Usage;
 use crate::store::sample;
 use proptest::prelude::*;
