@@ -56,7 +56,7 @@ struct CreateArgs {
     #[arg(long = "tag", value_name = "K=V", value_parser = tag_of)]
     tags: Vec<(String, String)>,
     /// What it may spend per period, USD; the gateway refuses what would go beyond.
-    #[arg(long, value_name = "USD", value_parser = amount_of)]
+    #[arg(long, value_name = "USD", value_parser = amount_of, allow_negative_numbers = true)]
     budget: Option<String>,
     /// Calendar period of the budget: day, week, month or total.
     #[arg(long, requires = "budget", default_value = "month", value_parser = ["day", "week", "month", "total"])]
@@ -250,7 +250,10 @@ fn revoke(args: &RevokeArgs) -> Result<Exit, Exit> {
 }
 
 fn table(keys: &Value) -> String {
-    let mut text = format!("{:<20}  {:<8}  {:>8}  {:>10}  {:<27}  name\n", "id", "state", "rpm", "tpm", "created");
+    let mut text = format!(
+        "{:<20}  {:<8}  {:>8}  {:>10}  {:<34}  {:<27}  name\n",
+        "id", "state", "rpm", "tpm", "budget", "created"
+    );
     let now = clock::wall();
     for key in keys.get("keys").and_then(Value::as_array).into_iter().flatten() {
         let field = |name: &str| key.get(name).and_then(Value::as_str).unwrap_or("-");
@@ -264,12 +267,31 @@ fn table(keys: &Value) -> String {
         let name: String = field("name").chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         let _ = writeln!(
             text,
-            "{:<20}  {state:<8}  {:>8}  {:>10}  {:<27}  {name}",
+            "{:<20}  {state:<8}  {:>8}  {:>10}  {:<34}  {:<27}  {name}",
             field("id"),
             limit("rpm"),
             limit("tpm"),
+            budget_of(key),
             field("created_at")
         );
+    }
+    text
+}
+
+/// `10 usd a month, 9.97 left`; a stopped gateway's keys have no figures.
+fn budget_of(key: &Value) -> String {
+    let Some(budget) = key.get("budget").filter(|budget| !budget.is_null()) else { return "-".into() };
+    let usd = |name: &str| budget.get(name).and_then(Value::as_f64);
+    let mut text = usd("amount_usd").unwrap_or_default().to_string() + " usd";
+    match budget.get("period").and_then(Value::as_str) {
+        Some("total") | None => text += " in all",
+        Some(period) => text += &format!(" a {period}"),
+    }
+    if budget.get("mode").and_then(Value::as_str) == Some("soft") {
+        text += ", soft";
+    }
+    if let Some(left) = usd("left_usd") {
+        text += &format!(", {left} left");
     }
     text
 }

@@ -17,6 +17,7 @@ mod tests;
 use super::output::Output;
 use super::{Exit, say};
 use crate::domain::sums::TimeRange;
+use crate::domain::table::Tabular;
 use crate::domain::time::Wall;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -109,8 +110,13 @@ fn is_broken_pipe(error: &io::Error) -> bool {
     error.kind() == ErrorKind::BrokenPipe
 }
 
-/// Writes a whole text to a file or stdout.
-fn write(path: Option<&Path>, text: &str) -> Result<Exit, Exit> {
+/// Writes a report to a file or stdout.
+fn tell(report: &impl Tabular, format: ReportFormat, path: Option<&Path>) -> Result<Exit, Exit> {
+    let text = match format {
+        ReportFormat::Table => report.to_table(),
+        ReportFormat::Json => format!("{:#}\n", report.to_json()),
+        ReportFormat::Csv => report.to_csv(),
+    };
     let mut output = Output::open(path).map_err(failed)?;
     match output.write_all(text.as_bytes()) {
         Err(e) if is_broken_pipe(&e) => Ok(Exit::Done),

@@ -1,6 +1,6 @@
 //! Asking a running gateway over its admin API.
 
-use reqwest::{Client, Method, Response};
+use reqwest::{Client, Method, RequestBuilder, Response};
 use std::time::Duration;
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -28,30 +28,32 @@ pub async fn send(
     token: Option<&str>,
     body: Option<String>,
 ) -> Result<Response, String> {
-    let answer = ask(method, url, path, token, body).await?;
+    let mut request = request(method, url, path, token)?;
+    if let Some(body) = body {
+        request = request.header("content-type", "application/json").body(body);
+    }
+    let answer = answer(url, request).await?;
     let status = answer.status();
     if status.is_success() { Ok(answer) } else { Err(format!("{url} answered {status}: {}", error(answer).await.0)) }
 }
 
-/// Sends one request and gives the answer, whatever its status.
+/// A request that carries the admin token.
 ///
 /// # Errors
-/// Why there is none.
-pub async fn ask(
-    method: Method,
-    url: &str,
-    path: &str,
-    token: Option<&str>,
-    body: Option<String>,
-) -> Result<Response, String> {
+/// There is none, or the address is no address.
+pub fn request(method: Method, url: &str, path: &str, token: Option<&str>) -> Result<RequestBuilder, String> {
     let token = token.filter(|t| !t.is_empty()).ok_or("no admin token: set BREAKWATER_ADMIN_TOKEN or give --token")?;
     // A second installation is refused, which changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::builder().connect_timeout(CONNECT).no_proxy().build().map_err(|e| e.to_string())?;
-    let mut request = client.request(method, format!("{}{path}", url.trim_end_matches('/'))).bearer_auth(token);
-    if let Some(body) = body {
-        request = request.header("content-type", "application/json").body(body);
-    }
+    Ok(client.request(method, format!("{}{path}", url.trim_end_matches('/'))).bearer_auth(token))
+}
+
+/// The answer to a request, whatever its status.
+///
+/// # Errors
+/// Why there is none.
+pub async fn answer(url: &str, request: RequestBuilder) -> Result<Response, String> {
     request.send().await.map_err(|e| format!("{url} cannot be reached: {e}"))
 }
 

@@ -3,7 +3,7 @@
 //! The same figures in all three; a missing figure (no success yet, no price) is `-`, `null` or empty, never 0.
 
 use crate::domain::sums::{GroupBy, SumRow, Tally};
-use crate::domain::table::Table;
+use crate::domain::table::{Table, Tabular};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
@@ -130,10 +130,11 @@ impl Report {
             .collect();
         Self { group_by: group_by.title().to_owned(), rows, total: Figures::of(&total, total.requests) }
     }
+}
 
+impl Tabular for Report {
     /// A table for people, columns aligned, a total last.
-    #[must_use]
-    pub fn to_table(&self) -> String {
+    fn to_table(&self) -> String {
         let titles = ["requests", "share", "attempts", "success", "avg ms", "p50 ms", "p99 ms", "tokens", "cost usd"];
         let titles: Vec<_> = [self.group_by.as_str()].into_iter().chain(titles).collect();
         let mut table = Table::new(&titles);
@@ -146,15 +147,8 @@ impl Report {
         text
     }
 
-    /// `{"group_by", "rows": [{"group", …}], "total": {…}}`; reads back with serde.
-    #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
-        serde_json::to_value(self).unwrap_or_default()
-    }
-
     /// CSV with a head line, without the total.
-    #[must_use]
-    pub fn to_csv(&self) -> String {
+    fn to_csv(&self) -> String {
         let mut text = "group,requests,attempts,successes,failures,cancelled,success_percent,latency_ms_avg,latency_ms_p50,\
                         latency_ms_p99,latency_us_sum,input_tokens,cached_input_tokens,cache_write_tokens,output_tokens,\
                         reasoning_tokens,cost_nanousd,cost_usd,unpriced,share_percent\n"

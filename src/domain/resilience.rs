@@ -17,7 +17,7 @@ use crate::domain::money::NanoUsd;
 use crate::domain::outcome::{Outcome, Verdict};
 use crate::domain::price::Price;
 use crate::domain::report::push_csv;
-use crate::domain::table::Table;
+use crate::domain::table::{Table, Tabular};
 use crate::domain::usage::Usage;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -247,9 +247,34 @@ fn is_failure(outcome: &str) -> bool {
 }
 
 impl ResilienceReport {
+    fn push_outages(&self, text: &mut String) {
+        if self.outages.is_empty() {
+            return;
+        }
+        let seconds = |us: u64| format!("{}.{:03}", us / 1_000_000, us / 1_000 % 1_000);
+        let mut table = Table::new(&["endpoint", "outages", "seconds", "hidden from callers, s"]);
+        for o in &self.outages {
+            table.row([o.endpoint.clone(), o.outages.to_string(), seconds(o.outage_us), seconds(o.hidden_us)]);
+        }
+        text.push('\n');
+        text.push_str(&table.to_text());
+    }
+
+    fn push_ways(&self, text: &mut String) {
+        let mut table = Table::new(&["way", "success", "cost usd"]);
+        for way in &self.ways {
+            let name = way.endpoint.as_ref().map_or(way.way.clone(), |e| format!("{} ({e})", way.way));
+            let success = way.success_percent.map_or_else(|| "-".to_owned(), |p| format!("{p:.3} %"));
+            table.row([name, success, NanoUsd(way.cost_nanousd).to_string()]);
+        }
+        text.push('\n');
+        text.push_str(&table.to_text());
+    }
+}
+
+impl Tabular for ResilienceReport {
     /// Sentences and a table for people.
-    #[must_use]
-    pub fn to_table(&self) -> String {
+    fn to_table(&self) -> String {
         let usd = |nano: i64| NanoUsd(nano).to_string();
         let rescued = self.rescued_by_failover.saturating_add(self.rescued_by_retry);
         let mut text = format!(
@@ -292,39 +317,8 @@ impl ResilienceReport {
         text
     }
 
-    fn push_outages(&self, text: &mut String) {
-        if self.outages.is_empty() {
-            return;
-        }
-        let seconds = |us: u64| format!("{}.{:03}", us / 1_000_000, us / 1_000 % 1_000);
-        let mut table = Table::new(&["endpoint", "outages", "seconds", "hidden from callers, s"]);
-        for o in &self.outages {
-            table.row([o.endpoint.clone(), o.outages.to_string(), seconds(o.outage_us), seconds(o.hidden_us)]);
-        }
-        text.push('\n');
-        text.push_str(&table.to_text());
-    }
-
-    fn push_ways(&self, text: &mut String) {
-        let mut table = Table::new(&["way", "success", "cost usd"]);
-        for way in &self.ways {
-            let name = way.endpoint.as_ref().map_or(way.way.clone(), |e| format!("{} ({e})", way.way));
-            let success = way.success_percent.map_or_else(|| "-".to_owned(), |p| format!("{p:.3} %"));
-            table.row([name, success, NanoUsd(way.cost_nanousd).to_string()]);
-        }
-        text.push('\n');
-        text.push_str(&table.to_text());
-    }
-
-    /// Reads back with serde.
-    #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
-        serde_json::to_value(self).unwrap_or_default()
-    }
-
     /// CSV of two columns, one figure a line.
-    #[must_use]
-    pub fn to_csv(&self) -> String {
+    fn to_csv(&self) -> String {
         let mut text = "figure,value\n".to_owned();
         for (name, value) in [
             ("requests", self.requests),

@@ -12,7 +12,7 @@ use crate::domain::money::NanoUsd;
 use crate::domain::outcome::Outcome;
 use crate::domain::price::Price;
 use crate::domain::report::push_csv;
-use crate::domain::table::Table;
+use crate::domain::table::{Table, Tabular};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -204,10 +204,9 @@ pub struct SavingsLine {
     pub figures: Figures,
 }
 
-impl SavingsReport {
+impl Tabular for SavingsReport {
     /// Two tables for people, by model and by day, and what they come to.
-    #[must_use]
-    pub fn to_table(&self) -> String {
+    fn to_table(&self) -> String {
         let b = &self.baseline;
         let mut text = format!(
             "baseline {} ({}: {} USD in, {} USD out per 1,000,000 tokens)\n\n",
@@ -245,15 +244,8 @@ impl SavingsReport {
         text
     }
 
-    /// Reads back with serde.
-    #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
-        serde_json::to_value(self).unwrap_or_default()
-    }
-
     /// CSV with a head line: models, days and the total, told apart by the first column.
-    #[must_use]
-    pub fn to_csv(&self) -> String {
+    fn to_csv(&self) -> String {
         let mut text = "scope,group,answers,share_percent,input_tokens,cached_input_tokens,cache_write_tokens,output_tokens,\
                         reasoning_tokens,cost_nanousd,overhead_nanousd,baseline_nanousd,saved_nanousd,saved_percent,unpriced\n"
             .to_owned();

@@ -1,6 +1,21 @@
 //! Tables for people: columns as wide as what is in them, the first one to the left, figures to the right.
 
+use serde::Serialize;
 use std::fmt::Write;
+
+/// A report that is written in three ways.
+pub trait Tabular: Serialize {
+    /// For people: tables and sentences.
+    fn to_table(&self) -> String;
+
+    /// With a head line.
+    fn to_csv(&self) -> String;
+
+    /// Reads back with serde.
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
 
 /// A table under way.
 #[derive(Clone, Debug)]

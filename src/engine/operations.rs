@@ -31,7 +31,7 @@ const ASK_TIME: Duration = Duration::from_millis(500);
 
 /// A virtual key as an operator asks for it.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object such as {\"name\":\"app\"}")]
 pub struct NewKey {
     pub name: String,
     #[serde(default)]
@@ -53,7 +53,7 @@ pub struct NewKey {
 
 /// A key's budget as an operator asks for it.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object such as {\"amount_usd\":10,\"period\":\"month\"}")]
 pub struct NewBudget {
     /// A number or a text: read digit by digit, never as a float.
     amount_usd: Box<RawValue>,

@@ -2,6 +2,7 @@
 
 use crate::domain::filter::RowFilter;
 use crate::domain::sums::TimeRange;
+use crate::domain::table::Tabular;
 use crate::engine::error::{ApiError, Code};
 use crate::engine::gateway::Worker;
 use crate::engine::reports::{group_by, range, shape, tag};

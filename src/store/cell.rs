@@ -8,7 +8,7 @@ use crate::domain::ledger::Entry;
 use crate::domain::money::NanoUsd;
 use crate::domain::sums::Tally;
 use crate::domain::usage::Usage;
-use crate::store::codec::{self, Cursor, put_bytes, put_signed, put_varint};
+use crate::store::codec::{self, Cursor, numbered, put_bytes, put_signed, put_varint};
 use crate::store::error::StoreError;
 use crate::store::shelf::Shelf;
 use std::ops::Bound;
@@ -37,9 +37,7 @@ impl Grain {
 
     /// What all cells of an hour's or a day's keys begin with.
     pub fn prefix(self, number: u32) -> [u8; 5] {
-        let mut key = [self.tag(); 5];
-        key[1..].copy_from_slice(&number.to_be_bytes());
-        key
+        numbered(self.tag(), number)
     }
 
     /// The key of a cell.

@@ -96,6 +96,13 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// The key of a value of which each hour or day has one, or the beginning of the keys of its cells.
+pub(super) fn numbered(tag: u8, number: u32) -> [u8; 5] {
+    let mut key = [tag; 5];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
 /// A value as read, with its envelope taken off.
 pub(super) struct Opened {
     pub version: u8,

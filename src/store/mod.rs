@@ -37,6 +37,7 @@ mod retention;
 mod rollup;
 #[cfg(test)]
 pub(crate) mod sample;
+mod sealing;
 mod shelf;
 mod signer;
 mod state;

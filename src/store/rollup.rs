@@ -12,10 +12,11 @@
 use crate::domain::ledger::Row;
 use crate::domain::sums::Tally;
 use crate::store::cell::{self, CellView, Dims, Grain};
-use crate::store::codec::{self, Cursor, put_varint};
+use crate::store::codec::{self, Cursor, numbered, put_varint};
 use crate::store::days::{self, day_of};
 use crate::store::error::StoreError;
 use crate::store::hours;
+use crate::store::sealing::read_numbered;
 use crate::store::shelf::Shelf;
 use crate::store::unsealed::Unsealed;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -167,7 +168,7 @@ impl Live {
             codec::put(batch, &Grain::Hour.key(*hour, dims), cell::VERSION, &payload);
         }
         for (hour, slot) in self.hours.iter().filter(|(_, slot)| slot.dirty) {
-            codec::put(batch, &hour_key(*hour), VERSION, &encode_hour(&slot.value));
+            codec::put(batch, &numbered(HOUR, *hour), VERSION, &encode_hour(&slot.value));
         }
         self.open_hours.marked().for_each(|hour| hours::open(batch, hour));
         self.open_days.marked().for_each(|day| days::open(batch, day));
@@ -211,7 +212,7 @@ impl Live {
         let first = reaching.iter().map(|(_, span)| span.first_seq).min().unwrap_or(last + 1);
         let mut batch = sled::Batch::default();
         for (hour, _) in &reaching {
-            batch.remove(&hour_key(*hour));
+            batch.remove(&numbered(HOUR, *hour));
             hours::open(&mut batch, *hour);
             cell::remove(state, Grain::Hour, *hour, &mut batch)?;
             cell::remove(state, Grain::Brief, *hour, &mut batch)?;
@@ -255,32 +256,12 @@ pub(super) fn put_applied(batch: &mut sled::Batch, seq: u64) {
 
 /// The stored spans of the hours from `first` to `last`.
 pub(super) fn stored_hours(state: &Shelf, first: u32, last: u32) -> Result<Vec<(u32, HourSpan)>, StoreError> {
-    let found = state.read(|db| {
-        let mut found = Vec::new();
-        for item in db.range(hour_key(first)..=hour_key(last)) {
-            let (key, value) = item?;
-            let hour = key.get(1..5).and_then(|k| k.try_into().ok()).map(u32::from_be_bytes);
-            found.push((hour, codec::open(db, &key, &value)?));
-        }
-        Ok(found)
-    })?;
-    let mut hours = Vec::new();
-    for (hour, opened) in found {
-        if let (Some(hour), Some(payload)) = (hour, opened.known(VERSION, "an hour's span")?) {
-            hours.push((hour, decode_hour(&payload).ok_or_else(cell::damaged)?));
-        }
-    }
-    Ok(hours)
+    let spans = read_numbered(state, (HOUR, VERSION, "an hour's span"), first, last)?.into_iter();
+    spans.map(|(hour, span)| Ok((hour, decode_hour(&span).ok_or_else(cell::damaged)?))).collect()
 }
 
 fn stored_hour(state: &Shelf, hour: u32) -> Result<Option<HourSpan>, StoreError> {
     Ok(stored_hours(state, hour, hour)?.first().map(|(_, span)| *span))
-}
-
-fn hour_key(hour: u32) -> [u8; 5] {
-    let mut key = [HOUR; 5];
-    key[1..].copy_from_slice(&hour.to_be_bytes());
-    key
 }
 
 fn encode_hour(span: &HourSpan) -> Vec<u8> {

@@ -370,6 +370,8 @@ async fn a_keys_budget_is_its_own() {
     ] {
         gateway.admin("POST", "/admin/keys", Some(&json!({"name": "x", "budget": bad}))).await.expect(400);
     }
+    let told = gateway.admin("POST", "/admin/keys", Some(&json!({"name": "x", "budget": 5}))).await.text();
+    assert!(told.contains("expected an object such as") && told.contains("amount_usd"), "{told}");
     let budget = json!({"amount_usd": 0.0001, "period": "month", "timezone": "Europe/Berlin"});
     let made = gateway.admin("POST", "/admin/keys", Some(&json!({"name": "small", "budget": budget}))).await;
     let made = made.expect(201).json();
@@ -411,12 +413,25 @@ async fn a_keys_budget_is_its_own() {
     ];
     let made: Value = serde_json::from_str(&gateway.run_by_url(&wanted).expect(0).stdout).unwrap();
     assert_eq!(made["budget"]["amount_usd"], 5.0, "{made}");
-    gateway.run_by_url(&["key", "create", "--name", "cli", "--budget", "ten"]).expect(2);
+    let listed = gateway.run_by_url(&["key", "list"]).expect(0).stdout;
+    assert!(listed.contains("0.0001 usd a month, ") && listed.contains("5 usd a week, 5 left"), "{listed}");
+    for bad in ["ten", "-5", "1e3", "$5", "1,000", "0"] {
+        let run = gateway.run_by_url(&["key", "create", "--name", "cli", "--budget", bad]).expect(2);
+        assert!(run.stderr.contains(&format!("`{bad}`")), "{}", run.stderr);
+    }
     gateway.run_by_url(&["key", "create", "--name", "cli", "--period", "week"]).expect(2);
     gateway.terminate();
     gateway.wait_exit(secs(20)).await;
     let made: Value = serde_json::from_str(&gateway.run(&wanted).expect(0).stdout).unwrap();
     assert_eq!((&made["budget"]["period"], &made["budget"]["timezone"]), (&json!("week"), &json!("Asia/Tokyo")));
+}
+
+#[tokio::test]
+async fn a_budget_for_a_key_that_there_is_not_is_told() {
+    let a = Upstream::start();
+    let gateway = Gateway::start(&setup(&a, &["name: typo, key: key_nobody, amount: 1"])).await;
+    let told = gateway.log();
+    assert!(told.contains("a budget is for a key that there is not") && told.contains("key_nobody"), "{told}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! `ledger savings` and `ledger report --resilience`: accounts that read every row of their time.
 
 use super::report::ReportArgs;
-use super::{ROWS_A_STEP, ReportFormat, Span, failed, write};
+use super::{ROWS_A_STEP, ReportFormat, Span, failed, tell};
 use crate::cli::download::Download;
 use crate::cli::output::Progress;
 use crate::cli::place::{self, Place, Purpose};
@@ -51,12 +51,7 @@ pub(super) fn savings(args: &SavingsArgs) -> Result<Exit, Exit> {
             account.report()
         }
     };
-    let text = match args.format {
-        ReportFormat::Table => report.to_table(),
-        ReportFormat::Json => format!("{:#}\n", report.to_json()),
-        ReportFormat::Csv => report.to_csv(),
-    };
-    write(args.output.as_deref(), &text)
+    tell(&report, args.format, args.output.as_deref())
 }
 
 pub(super) fn resilience(args: &ReportArgs) -> Result<Exit, Exit> {
@@ -74,12 +69,7 @@ pub(super) fn resilience(args: &ReportArgs) -> Result<Exit, Exit> {
             account.report()
         }
     };
-    let text = match args.format {
-        ReportFormat::Table => report.to_table(),
-        ReportFormat::Json => format!("{:#}\n", report.to_json()),
-        ReportFormat::Csv => report.to_csv(),
-    };
-    write(args.output.as_deref(), &text)
+    tell(&report, args.format, args.output.as_deref())
 }
 
 /// Reads the rows of a time range. One that cannot be read ends it: half an account is none.

@@ -1,7 +1,7 @@
 //! `ledger reconcile`: a vendor's usage export held against the ledger. Nothing is written to either.
 
 use super::running::RunningRows;
-use super::{ReportFormat, Span, failed, write};
+use super::{ReportFormat, Span, failed, tell};
 use crate::cli::output::Progress;
 use crate::cli::place::{self, Place, Purpose};
 use crate::cli::{Exit, say};
@@ -65,12 +65,7 @@ pub(super) fn reconcile(args: &ReconcileArgs) -> Result<Exit, Exit> {
         }
     })?;
     let report = found.report();
-    let text = match args.format {
-        ReportFormat::Table => report.to_table(),
-        ReportFormat::Json => format!("{:#}\n", report.to_json()),
-        ReportFormat::Csv => report.to_csv(),
-    };
-    write(args.output.as_deref(), &text)?;
+    tell(&report, args.format, args.output.as_deref())?;
     Ok(if report.over > 0 { Exit::Violation } else { Exit::Done })
 }
 

@@ -1,6 +1,6 @@
 //! `ledger report`: requests, success, latency, tokens and cost, summed by one property.
 
-use super::{ReportFormat, Span, accounts, failed, write};
+use super::{ReportFormat, Span, accounts, failed, tell};
 use crate::cli::Exit;
 use crate::cli::download::Download;
 use crate::cli::place::{self, Place, Purpose};
@@ -45,10 +45,5 @@ pub(super) fn report(args: &ReportArgs) -> Result<Exit, Exit> {
             Report::new(&args.group_by, rows)
         }
     };
-    let text = match args.format {
-        ReportFormat::Table => report.to_table(),
-        ReportFormat::Json => format!("{:#}\n", report.to_json()),
-        ReportFormat::Csv => report.to_csv(),
-    };
-    write(args.output.as_deref(), &text)
+    tell(&report, args.format, args.output.as_deref())
 }

@@ -86,7 +86,8 @@ impl Iterator for RunningRows<'_> {
 pub(super) fn damage(url: &str, export: &str, token: Option<&str>) -> Result<Option<Damage>, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
-        let answer = remote::ask(Method::GET, url, &format!("/admin/ledger/export/{export}"), token, None).await?;
+        let path = format!("/admin/ledger/export/{export}");
+        let answer = remote::answer(url, remote::request(Method::GET, url, &path, token)?).await?;
         if answer.status() != StatusCode::CONFLICT {
             return Ok(None);
         }

@@ -1,7 +1,7 @@
 //! What a reconciliation found, as it is written and read.
 
 use crate::domain::report::push_csv;
-use crate::domain::table::Table;
+use crate::domain::table::{Table, Tabular};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
@@ -122,10 +122,11 @@ impl ReconcileReport {
             lines,
         }
     }
+}
 
+impl Tabular for ReconcileReport {
     /// A table for people and what it comes to.
-    #[must_use]
-    pub fn to_table(&self) -> String {
+    fn to_table(&self) -> String {
         let mut table =
             Table::new(&["day", "model", "class", "invoice", "ledger", "difference", "off", "likely cause"]);
         for line in &self.lines {
@@ -151,24 +152,20 @@ impl ReconcileReport {
             self.compared, self.over, self.tolerance_percent
         );
         if self.models_left_out > 0 {
+            let (n, s, are) = match self.models_left_out {
+                1 => (1, "", "is"),
+                n => (n, "s", "are"),
+            };
             let _ = writeln!(
                 text,
-                "{} models of the ledger are not in the invoice and left out; --provider says which rows are this vendor's",
-                self.models_left_out
+                "{n} model{s} of the ledger {are} not in the invoice and left out; --provider says which rows are this vendor's"
             );
         }
         text
     }
 
-    /// Reads back with serde.
-    #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
-        serde_json::to_value(self).unwrap_or_default()
-    }
-
     /// CSV with a head line.
-    #[must_use]
-    pub fn to_csv(&self) -> String {
+    fn to_csv(&self) -> String {
         let mut text = "day,model,class,invoice,ledger,difference,percent,cause\n".to_owned();
         for line in &self.lines {
             let _ = write!(text, "{},", line.day);

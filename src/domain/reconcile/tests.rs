@@ -1,5 +1,6 @@
 use super::*;
 use crate::domain::money::NanoUsd;
+use crate::domain::table::Tabular;
 use crate::domain::usage::Usage;
 use crate::store::sample;
 use proptest::prelude::*;
@@ -148,7 +149,7 @@ fn only_what_the_invoice_tells_apart_is_compared() {
     all.counted(&entry(DAY, "another-vendors", split));
     let report = all.report();
     assert_eq!((report.compared, report.over, report.models_left_out), (2, 0, 1), "{}", report.to_table());
-    assert!(report.to_table().contains("1 models of the ledger are not in the invoice"));
+    assert!(report.to_table().contains("1 model of the ledger is not in the invoice"));
     let read: ReconcileReport = serde_json::from_value(report.to_json()).unwrap();
     assert_eq!(read, report);
     assert!(report.to_csv().contains("\n2026-11-23,m,input,160,160,0,0,\n"), "{}", report.to_csv());

@@ -83,7 +83,9 @@ impl Gateway {
             key.budget.as_ref().map(|terms| self.budgets.put_key(&key.id, terms, false))
         };
         let mut fresh: Vec<Entry> = keys.iter().filter_map(of_key).collect();
-        fresh.extend(self.budgets.replace(self.wanted_budgets(&self.config())));
+        let configured = self.budgets.replace(self.wanted_budgets(&self.config()));
+        self.warn_of_unknown_keys(&configured);
+        fresh.extend(configured);
         self.budgets.recall(&fresh, &self.ledger.reader(), None).map_err(|e| e.to_string())
     }
 
@@ -94,6 +96,7 @@ impl Gateway {
         if fresh.is_empty() {
             return;
         }
+        self.warn_of_unknown_keys(&fresh);
         // What ends from here on finds the new budgets; what ended before is on disk once the queue has been written.
         let until = clock::wall();
         let written = self.ledger.write(StateWrite::Nothing).await;
@@ -107,6 +110,17 @@ impl Gateway {
         });
         if let Some(error) = failed {
             tracing::error!(error, "the spend of new budgets is not known: requests under hard ones are refused");
+        }
+    }
+
+    /// A mistyped id would be a budget that nothing is ever charged to.
+    fn warn_of_unknown_keys(&self, configured: &[Entry]) {
+        for budget in configured.iter().map(|entry| &entry.budget) {
+            if let Scope::Key(id) = &budget.scope
+                && self.access.by_id(id).is_none()
+            {
+                tracing::warn!(budget = &*budget.name, key = &**id, "a budget is for a key that there is not");
+            }
         }
     }
 
