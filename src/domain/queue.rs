@@ -9,7 +9,8 @@
 //! 4. **order of arrival**, within a key.
 //!
 //! A key whose last request was served goes to the end of the turns when it comes again. Leaving the line costs nobody their
-//! turn. A newcomer may pass a line without standing in it only if its class is above all that wait, and only while no class is
+//! turn: a key that leaves unserved and comes again while others of its class wait stands where it stood. Otherwise a key whose requests
+//! give up a moment before each of its turns would never be served. A newcomer may pass a line without standing in it only if its class is above all that wait, and only while no class is
 //! due; passing counts as a grant.
 //!
 //! [`Lobby`] is the bound on all lines together: a fixed number of requests may wait, and of one key no more than there are places
@@ -24,6 +25,9 @@ use std::sync::Arc;
 
 /// A class that waits gets at least every so many-th grant.
 pub const TURN_IN: u32 = 10;
+
+/// Keys of a class whose turns are kept while they are not in line; of more, the turns are lost.
+const MOST_KEPT: usize = 1_000;
 
 /// What a key's requests are worth while they wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,6 +80,8 @@ struct Class<W> {
     lanes: HashMap<Arc<str>, Lane<W>>,
     /// The keys in the order of their turns; as many as there are lanes.
     turns: BTreeMap<u64, Arc<str>>,
+    /// The turns of keys that left unserved.
+    kept: HashMap<Arc<str>, u64>,
     count: usize,
     /// Grants to others since this class began to wait or was last served.
     passed_over: u32,
@@ -92,7 +98,8 @@ pub struct Queue<W> {
 
 impl<W> Default for Queue<W> {
     fn default() -> Self {
-        let class = || Class { lanes: HashMap::new(), turns: BTreeMap::new(), count: 0, passed_over: 0 };
+        let class =
+            || Class { lanes: HashMap::new(), turns: BTreeMap::new(), kept: HashMap::new(), count: 0, passed_over: 0 };
         Self { classes: [class(), class(), class()], count: 0, next_number: 0 }
     }
 }
@@ -118,9 +125,10 @@ impl<W> Queue<W> {
     /// Stands at the end of the key's own requests.
     pub fn enter(&mut self, key: &Arc<str>, priority: Priority, waiter: W) -> Place {
         let number = self.number();
-        let turn = self.number();
+        let new_turn = self.number();
         let class = &mut self.classes[priority as usize];
         let lane = class.lanes.entry(Arc::clone(key)).or_insert_with(|| {
+            let turn = class.kept.remove(key).unwrap_or(new_turn);
             class.turns.insert(turn, Arc::clone(key));
             Lane { turn, waiters: BTreeMap::new() }
         });
@@ -182,9 +190,13 @@ impl<W> Queue<W> {
         self.count -= 1;
         if lane.waiters.is_empty() {
             class.turns.remove(&lane.turn);
+            if !served && class.kept.len() < MOST_KEPT {
+                class.kept.insert(Arc::clone(key), lane.turn);
+            }
             class.lanes.remove(key);
             if class.lanes.is_empty() {
                 class.passed_over = 0;
+                class.kept.clear();
             }
         } else if served {
             let key = class.turns.remove(&lane.turn);

@@ -62,6 +62,22 @@ fn leaving_costs_nobody_a_turn() {
 }
 
 #[test]
+fn a_key_that_gives_up_before_each_of_its_turns_is_served_all_the_same() {
+    let mut queue = Queue::default();
+    for n in 0..30 {
+        (0..3).for_each(|k| drop(queue.enter(&key(k), Priority::Normal, n)));
+    }
+    // It stands for two grants, goes, and comes back.
+    let mut served = 0;
+    for round in 0..20 {
+        let place = queue.enter(&key(9), Priority::Normal, 100 + round);
+        served += [serve(&mut queue), serve(&mut queue)].iter().flatten().filter(|n| **n >= 100).count();
+        queue.leave(&place);
+    }
+    assert_eq!(served, 10, "of 40 grants among four");
+}
+
+#[test]
 fn one_key_fills_half_of_the_places_and_the_rest_stays_for_others() {
     let mut lobby = Lobby::default();
     let fill =
@@ -81,6 +97,8 @@ struct Plain {
     /// Class, key and number in the order of arrival.
     waiting: Vec<(Priority, usize, u32)>,
     diary: Vec<Noted>,
+    /// Who left unserved while others of the class waited.
+    gone: Vec<(Priority, usize)>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -97,10 +115,29 @@ impl Plain {
         if !self.waiting.iter().any(|w| w.0 == class) {
             self.diary.push(Noted::ClassCame(class));
         }
-        if !self.waiting.iter().any(|w| (w.0, w.1) == (class, key)) {
+        if !self.stands(class, key) && !self.gone.contains(&(class, key)) {
             self.diary.push(Noted::KeyCame(class, key));
         }
+        self.gone.retain(|gone| *gone != (class, key));
         self.waiting.push((class, key, number));
+    }
+
+    fn leave(&mut self, number: u32) {
+        let Some(at) = self.waiting.iter().position(|w| w.2 == number) else { return };
+        let (class, key, _) = self.waiting.remove(at);
+        if !self.stands(class, key) {
+            self.gone.push((class, key));
+        }
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        let waiting = &self.waiting;
+        self.gone.retain(|gone| waiting.iter().any(|w| w.0 == gone.0));
+    }
+
+    fn stands(&self, class: Priority, key: usize) -> bool {
+        self.waiting.iter().any(|w| (w.0, w.1) == (class, key))
     }
 
     fn passed_over(&self, class: Priority) -> usize {
@@ -136,6 +173,7 @@ impl Plain {
     fn serve(&mut self) -> Option<u32> {
         let next = self.next()?;
         self.waiting.retain(|w| *w != next);
+        self.forget();
         self.diary.push(Noted::Served(next.0, Some(next.1)));
         Some(next.2)
     }
@@ -177,7 +215,7 @@ proptest! {
                         let (place, number) = places.remove(which % places.len());
                         let stood = plain.waiting.iter().any(|w| w.2 == number);
                         prop_assert_eq!(queue.leave(&place), stood.then_some(number));
-                        plain.waiting.retain(|w| w.2 != number);
+                        plain.leave(number);
                     }
                 }
                 Move::Serve => prop_assert_eq!(serve(&mut queue), plain.serve()),
