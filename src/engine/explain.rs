@@ -54,7 +54,7 @@ pub fn offline(config: &Config, store: Option<&Store>, body: &[u8]) -> Result<De
     let budgets = Budgets::default();
     let configured = budgets.replace(config.all_budgets(&endpoints));
     if let Some(store) = store {
-        budgets.recall(&configured, &store.reader(), None).map_err(|e| failed(e.to_string()))?;
+        budgets.recall_all(&configured, store).map_err(|e| failed(e.to_string()))?;
     }
     let topology = Topology::new((0..).zip(endpoints).map(cell).collect(), &config.routes);
     let caller = Caller::Operator;

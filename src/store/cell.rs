@@ -27,11 +27,12 @@ pub(super) enum Grain {
 }
 
 impl Grain {
+    /// One that no other key of the state database begins with.
     fn tag(self) -> u8 {
         match self {
             Self::Hour => b'r',
             Self::Day => b's',
-            Self::Brief => b'u',
+            Self::Brief => b'v',
         }
     }
 

@@ -2,6 +2,7 @@
 //! tells. Each becomes a row, uncertain and charged with all that was reserved for it; so spend is never less than what was spent.
 
 use crate::domain::budget::open::OpenAttempt;
+use crate::domain::ledger::Entry;
 use crate::domain::sums::TimeRange;
 use crate::domain::time::Wall;
 use crate::store::{Area, LedgerItem, LedgerWriter, Store, StoreError};
@@ -25,17 +26,29 @@ impl Store {
         if stored.is_empty() {
             return Ok(0);
         }
-        let read = |bytes: &[u8]| serde_json::from_slice::<OpenAttempt>(bytes).ok();
-        let mut open: Vec<OpenAttempt> = stored.iter().filter_map(|(_, bytes)| read(bytes)).collect();
-        open.sort_by_key(|attempt| attempt.at);
-        self.remove_told(&mut open)?;
-        let rows: Vec<LedgerItem> = open.into_iter().map(|attempt| LedgerItem::Row(attempt.into_row())).collect();
+        let rows: Vec<LedgerItem> = self.untold(&stored)?.into_iter().map(LedgerItem::Row).collect();
         for items in rows.chunks(AT_A_TIME) {
             writer.append(items, now)?;
         }
         let names: Vec<&str> = stored.iter().map(|(name, _)| name.as_str()).collect();
         state.delete_all(Area::Open, &names, true)?;
         Ok(rows.len())
+    }
+
+    /// The rows that [`Self::settle_open`] would write.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn open_rows(&self) -> Result<Vec<Entry>, StoreError> {
+        self.untold(&self.state().list(Area::Open)?)
+    }
+
+    fn untold(&self, stored: &[(String, Vec<u8>)]) -> Result<Vec<Entry>, StoreError> {
+        let read = |bytes: &[u8]| serde_json::from_slice::<OpenAttempt>(bytes).ok();
+        let mut open: Vec<OpenAttempt> = stored.iter().filter_map(|(_, bytes)| read(bytes)).collect();
+        open.sort_by_key(|attempt| attempt.at);
+        self.remove_told(&mut open)?;
+        Ok(open.into_iter().map(OpenAttempt::into_row).collect())
     }
 
     /// Takes out those whose row is there.

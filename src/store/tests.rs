@@ -700,7 +700,7 @@ fn an_old_store_gets_its_hours_and_days_while_it_runs() {
     let mut old = sled::Batch::default();
     codec::put(&mut old, b"!schema", 1, &[1]);
     let coarse = |db: &sled::Db| {
-        let keys = [b"d", b"s", b"b", b"u"].into_iter().flat_map(|prefix| db.scan_prefix(prefix));
+        let keys = [b"d", b"s", b"b", b"v"].into_iter().flat_map(|prefix| db.scan_prefix(prefix));
         keys.map(|kv| kv.map(|(key, _)| key)).collect::<sled::Result<Vec<_>>>()
     };
     for key in state.read(coarse).unwrap() {
@@ -752,6 +752,30 @@ fn sums_for_no_key_and_no_tag_read_nothing_else_of_hours_that_are_over() {
     }
     store.inner.state.commit(batch, Reach::Memory).unwrap();
     assert_eq!(sums(), before);
+}
+
+/// Whatever has a name in the state database stands apart from the sums beside it.
+#[test]
+fn named_values_and_sums_do_not_meet() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let areas = [Area::Checkpoint, Area::Act, Area::Endpoint, Area::Key, Area::Open, Area::Meta];
+    let names = ["64b1c2d3-0", "\u{0}\u{7}\u{1}\u{2}name", "zzzzz"];
+    for area in areas {
+        names.iter().for_each(|name| store.state().put(area, name, name.as_bytes(), true).unwrap());
+    }
+    let mut writer = store.ledger_writer().unwrap();
+    let batch: Vec<_> = (0..60_u64).map(|n| LedgerItem::Row(hours_later(n, i64::try_from(n).unwrap()))).collect();
+    writer.append(&batch, START).unwrap();
+    writer.tick(START.plus(Duration::from_secs(2))).unwrap();
+    assert!(sealed_hours(&store) > 50 && sealed_days(&store) > 1);
+    assert_sums_equal_a_recount(&store, TimeRange::ALL);
+    writer.close().unwrap();
+    for area in areas {
+        let found: Vec<_> = store.state().list(area).unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(found.len(), names.len(), "{area:?}: {found:?}");
+    }
+    assert_eq!(store.skipped_records(), 0);
 }
 
 #[test]

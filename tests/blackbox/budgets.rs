@@ -274,6 +274,26 @@ async fn spend_survives_a_restart_and_a_kill_in_the_middle_of_a_request() {
     gateway.run(&["ledger", "verify"]).expect(0);
 }
 
+/// What is on disk of an attempt under way is no part of any sum.
+#[tokio::test]
+async fn reports_are_there_while_attempts_under_hard_budgets_are_under_way() {
+    let a = Upstream::start();
+    let gateway = Gateway::start(&setup(&a, &["name: all, route: chat, amount: 1"])).await;
+    gateway.chat(&with_max(chat_body("chat"), 5)).await.expect(200);
+    gateway.wait_rows(1).await;
+    a.set(Reply::Slow(ms(1_000)));
+    let body = with_max(chat_body("chat"), 5);
+    let look = async {
+        eventually(secs(5), "the upstream is called", async || a.running() == 1).await;
+        for group in ["total", "model", "endpoint", "route", "key", "tag:team", "day", "hour"] {
+            let report = gateway.admin_get(&format!("/admin/report?group_by={group}")).await;
+            assert_eq!(report["total"]["cost_nanousd"], 20_000, "{group}: {report}");
+        }
+        assert_eq!(a.running(), 1);
+    };
+    tokio::join!(gateway.chat(&body), look).0.expect(200);
+}
+
 #[tokio::test]
 async fn kills_under_load_never_make_a_budget_larger() {
     let a = Upstream::start_with(Reply::Metered { wish: 20, time: ms(3) });

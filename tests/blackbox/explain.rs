@@ -2,6 +2,7 @@
 
 use crate::support::{Gateway, Reply, Setup, Upstream, chat_body, eventually, ms, secs};
 use serde_json::{Value, json};
+use std::io::Write;
 
 struct Two {
     a: Upstream,
@@ -297,4 +298,31 @@ async fn explain_steers_by_spent_soft_budgets_with_a_gateway_and_without() {
         let offline: Value = serde_json::from_str(&offline).unwrap();
         assert_eq!((&offline["strategy"], names(&offline)), (&online["strategy"], names(&online)));
     }
+}
+
+/// What a kill cut short is charged at the next start: until then it counts as well.
+#[tokio::test]
+async fn explain_without_a_gateway_counts_what_a_kill_cut_short() {
+    let a = Upstream::start_with(Reply::Hang);
+    let setup = Setup::new().endpoint("a", &a, &[]).route("chat", "priority", &["a"], &["budget: {amount: 2}"]);
+    let mut gateway = Gateway::start(&setup).await;
+    let body = chat_body("chat").to_string();
+    // Its caller holds on until the kill: one that leaves gives its reservation back.
+    let mut caller = gateway.connect();
+    let length = body.len();
+    write!(
+        caller,
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    eventually(secs(10), "the upstream is called", async || a.running() == 1).await;
+    let online = gateway.post("/v1/explain", &chat_body("chat")).await.expect(200).json()["budgets"].clone();
+    assert!(online[0]["left_usd"].as_f64().unwrap() < 1.995, "4,096 tokens are reserved: {online}");
+    gateway.kill();
+    let offline = gateway.run(&["explain", "--model", "chat", "--format", "json"]).expect(0).stdout;
+    assert_eq!(serde_json::from_str::<Value>(&offline).unwrap()["budgets"], online);
+    a.set(Reply::Completion);
+    gateway.start_again().await;
+    let after = gateway.post("/v1/explain", &chat_body("chat")).await.expect(200).json()["budgets"].clone();
+    assert_eq!(after, online, "and so it does after the start");
 }

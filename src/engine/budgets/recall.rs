@@ -4,12 +4,13 @@ use super::{Budgets, Entry, tell};
 use crate::actors::ledger::StateWrite;
 use crate::clock;
 use crate::config::model::Config;
+use crate::domain::budget::book::{BudgetId, Reserved};
 use crate::domain::budget::{Budget, Scope};
 use crate::domain::money::NanoUsd;
 use crate::domain::sums::{GroupBy, TimeRange};
 use crate::domain::time::Wall;
 use crate::engine::gateway::Gateway;
-use crate::store::{LedgerReader, StoreError};
+use crate::store::{LedgerReader, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,13 +20,27 @@ const HOUR_US: i64 = 3_600_000_000;
 type Spends = BTreeMap<String, NanoUsd>;
 
 impl Budgets {
+    /// Sums up what a stopped gateway's store says was spent, with what its next start will charge for attempts that a kill cut short.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(in crate::engine) fn recall_all(&self, entries: &[Entry], store: &Store) -> Result<(), StoreError> {
+        self.recall(entries, &store.reader(), None)?;
+        for row in store.open_rows()? {
+            let applied = self.applied(&row.key_id, &row.route, &row.tags).map(|applied| applied.at(&row.endpoint));
+            let is_of_period = |entry: &Entry| {
+                self.figures_of(entry.id).is_some_and(|figures| figures.span.start.is_none_or(|start| row.at >= start))
+            };
+            let charged = applied.unwrap_or_default().into_iter().filter(is_of_period);
+            let ids: Vec<BudgetId> = charged.map(|entry| entry.id).collect();
+            let told = self.book.lock().settle(row.at, Reserved::default(), &ids, row.cost.unwrap_or_default());
+            tell(told);
+        }
+        Ok(())
+    }
+
     /// Sums up from the ledger what was spent under these budgets before `until`, and tells the book.
-    pub(in crate::engine) fn recall(
-        &self,
-        entries: &[Entry],
-        reader: &LedgerReader,
-        until: Option<Wall>,
-    ) -> Result<(), StoreError> {
+    fn recall(&self, entries: &[Entry], reader: &LedgerReader, until: Option<Wall>) -> Result<(), StoreError> {
         // One sum answers for all budgets of a kind whose period began at the same time.
         let mut kinds: Vec<((Option<Wall>, GroupBy), Spends)> = Vec::new();
         for entry in entries {
