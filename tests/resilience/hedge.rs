@@ -170,6 +170,45 @@ async fn what_forbids_a_hedge_is_told() {
 }
 
 #[tokio::test]
+async fn a_hedge_does_not_pass_those_who_wait() {
+    let (a, b) = (provider("a"), provider("b"));
+    set(&a, FaultKind::SlowFirstByte { ms: 300 });
+    set(&b, SLOW);
+    let setup = Setup::new()
+        .auth_required()
+        .endpoint_at("a", &a.base_url(), &[])
+        // A bucket of 200 tokens, 20 more each second.
+        .endpoint_at("b", &b.base_url(), &["limits: {tpm: 1200, max_wait: 10s}"])
+        .route("only", "priority", &["b"], &[])
+        .route("chat", "priority", &["a", "b"], &["hedge: {after: 100ms, max_extra: 1}"]);
+    let gateway = Gateway::start(&setup).await;
+    let made = gateway.admin("POST", "/admin/keys", Some(&serde_json::json!({"name": "k", "priority": "low"}))).await;
+    let bearer = format!("Bearer {}", made.expect(201).json()["secret"].as_str().unwrap());
+    let ask = async |route: &str, most: u64| {
+        let mut body = chat_body(route);
+        body["max_tokens"] = most.into();
+        gateway.chat_with(&[("authorization", &bearer)], &body).await
+    };
+    let hedged = async {
+        eventually(secs(2), "b is called", async || calls(&b) == 1).await;
+        let waits = async || gateway.get("/metrics").await.text().contains("breakwater_requests_waiting 1");
+        eventually(secs(2), "one waits", waits).await;
+        // What is left is too little for the one who waits, and enough for this one.
+        ask("chat", 10).await
+    };
+    let second = async {
+        eventually(secs(2), "b is called", async || calls(&b) == 1).await;
+        ask("only", 130).await
+    };
+    let (first, second, hedged) = tokio::join!(ask("only", 150), second, hedged);
+    [&first, &second].into_iter().for_each(|answer| assert_eq!(answer.expect(200).need("x-breakwater-endpoint"), "b"));
+    let answer = hedged.expect(200);
+    assert_eq!((answer.need("x-breakwater-endpoint"), answer.need("x-breakwater-attempts")), ("a", "1"));
+    let told = steps(&gateway, answer.need("x-breakwater-request-id"), "not_hedged").await;
+    assert_eq!(told[0]["why"], "no_candidate", "{told:?}");
+}
+
+#[tokio::test]
 async fn the_routes_own_quantile_decides_after_a_hundred_answers() {
     let at = |name: &str| with_profile(Profile { latency: Latency::fixed(2.0), ..Profile::new(name, &[]) });
     let (a, b) = (at("a"), at("b"));
