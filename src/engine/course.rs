@@ -365,6 +365,9 @@ impl<'a> Course<'a> {
         if outcomes.is_empty() {
             return self.nobody();
         }
+        if let Some(over) = self.over_budget.first() {
+            error.message = format!("{}; {}", error.message, over.error().message);
+        }
         error.attempts = self.notes();
         error
     }

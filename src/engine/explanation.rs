@@ -153,6 +153,7 @@ fn phrase(step: &Map<String, Value>) -> String {
                 "At {at} every candidate was full: it stood in line for {took} with {priority} priority, {ahead} ahead of it, {end}"
             )
         }
+        "budget" => budget(step, &at, &took),
         "waited" => format!("At {at} it waited {took}: {}", text(step, "why")),
         "hedged" => {
             let after = length(number(step, "after_ms"));
@@ -181,6 +182,23 @@ fn phrase(step: &Map<String, Value>) -> String {
             }
             told
         }
+    }
+}
+
+fn budget(step: &Map<String, Value>, at: &str, took: &str) -> String {
+    let (budget, endpoint) = (text(step, "budget"), text(step, "endpoint"));
+    let usd = step.get("usd").and_then(Value::as_f64).map_or_else(String::new, |usd| format!("{usd} USD"));
+    let tokens = number(step, "max_tokens");
+    match text(step, "what") {
+        "reserved" => format!("At {at} the budget {budget} reserved {usd} for {endpoint}"),
+        "lowered" => {
+            format!(
+                "At {at} what is left of the budget {budget}, {usd}, lowered the answer of {endpoint} to {tokens} tokens at most"
+            )
+        }
+        "waited" => format!("At {at} it waited {took} for money that other requests held of the budget {budget}"),
+        "refused" => format!("At {at} the budget {budget} did not pay for {endpoint}"),
+        other => format!("At {at} the budget {budget} for {endpoint}: {}", words(other)),
     }
 }
 
@@ -254,6 +272,24 @@ mod tests {
             "At 2.0 ms every candidate was full: it stood in line for 340 ms with low priority, 3 ahead of it, until gpt had a place"
         );
         assert!(line(None).ends_with(", 3 ahead of it, and nobody had a place in time"), "{}", line(None));
+    }
+
+    #[test]
+    fn what_budgets_did_is_told() {
+        let told = |what: &str| {
+            let step = json!([{"step": "budget", "at_ms": 2.0, "what": what, "budget": "team-a", "endpoint": "gpt", "usd": 0.0125, "max_tokens": 40, "ms": 250.0}]);
+            phrase(&maps(&step)[0])
+        };
+        assert_eq!(told("reserved"), "At 2.0 ms the budget team-a reserved 0.0125 USD for gpt");
+        assert_eq!(
+            told("lowered"),
+            "At 2.0 ms what is left of the budget team-a, 0.0125 USD, lowered the answer of gpt to 40 tokens at most"
+        );
+        assert_eq!(
+            told("waited"),
+            "At 2.0 ms it waited 250 ms for money that other requests held of the budget team-a"
+        );
+        assert_eq!(told("refused"), "At 2.0 ms the budget team-a did not pay for gpt");
     }
 
     #[test]

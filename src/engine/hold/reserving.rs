@@ -234,7 +234,9 @@ impl<'a> Reserving<'a> {
         max_tokens: Option<u64>,
         waited: Option<Duration>,
     ) {
-        self.ctx.note(clock::now(), |at_ms| Step::Budget {
+        // A wait is told at its end, as of its begin.
+        let at = clock::now().minus(waited.unwrap_or_default());
+        self.ctx.note(at, |at_ms| Step::Budget {
             at_ms,
             what: Cow::Borrowed(what),
             budget: Arc::clone(budget),

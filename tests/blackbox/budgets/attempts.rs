@@ -228,3 +228,37 @@ async fn continuations_by_the_dozen_never_pass_the_budget() {
     assert_eq!(attempts.len(), rows.len(), "one row an attempt");
     expect_charged(&gateway, "all", &rows).await;
 }
+
+#[tokio::test]
+async fn after_a_failure_a_budgets_no_is_told_as_well() {
+    let (a, b) = (Upstream::start_with(Reply::status(500)), Upstream::start());
+    let budgets = ["name: b-cap, endpoint: b, amount: 0.000000001"];
+    let gateway = Gateway::start(&several(&a, &b, &budgets, &["retry: {max_attempts: 2, backoff: 1ms}"])).await;
+    let answer = gateway.chat(&chat_body("chat")).await;
+    answer.expect_error(502, "upstream_failed");
+    assert!(answer.text().contains("the budget `b-cap` does not pay for this request"), "{}", answer.text());
+    assert_eq!(b.calls(), 0);
+    let id = answer.need("x-breakwater-request-id");
+    let told = gateway.get(&format!("/v1/requests/{id}")).await.expect(200).json()["explanation"].to_string();
+    assert!(told.contains("the budget b-cap did not pay for b"), "{told}");
+}
+
+#[tokio::test]
+async fn waiting_for_money_counts_as_waiting() {
+    let a = Upstream::start_with(Reply::Slow(ms(700)));
+    let body = chat_body("chat");
+    let each = reservation(&body).await;
+    // Enough for one reservation at a time; what it does not use is free again.
+    let amount = format!("name: all, route: chat, amount: {}", usd(each + each / 2));
+    let gateway = Gateway::start(&setup(&a, &[&amount])).await;
+    let (one, two) = futures_util::future::join(gateway.chat(&body), gateway.chat(&body)).await;
+    let mut waited = vec![];
+    for answer in [one, two] {
+        let id = answer.expect(200).need("x-breakwater-request-id");
+        let told = gateway.get(&format!("/v1/requests/{id}")).await.expect(200).json();
+        waited.push(told["time"]["waiting_ms"].as_f64().unwrap());
+        assert!(told["time"]["gateway_ms"].as_f64().unwrap() < 400.0, "{told}");
+    }
+    waited.sort_by(f64::total_cmp);
+    assert!(waited[0] < 300.0 && waited[1] > 500.0, "one stood until the other was answered: {waited:?}");
+}
