@@ -147,7 +147,6 @@ impl Gradient {
 
     /// A call that was sent at `sent` was given up at `at`: nothing came in time.
     pub fn on_timeout(&mut self, sent: Ts, at: Ts) {
-        self.measuring = self.measuring.filter(|m| at.since(m.since) < MEASURED_FOR);
         if self.cut.is_none_or(|cut| sent >= cut) {
             self.cut = Some(at);
             self.limit *= AFTER_TIMEOUT;
