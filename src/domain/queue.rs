@@ -96,6 +96,23 @@ struct Class<W> {
 }
 
 impl<W> Class<W> {
+    /// The lane of a key, which begins with the turn that was kept for it, or this one.
+    fn lane(&mut self, key: &Arc<str>, new_turn: u64) -> &mut Lane<W> {
+        let Self { lanes, turns, kept, .. } = self;
+        lanes.entry(Arc::clone(key)).or_insert_with(|| {
+            let turn = kept.remove(key).unwrap_or(new_turn);
+            turns.insert(turn, Arc::clone(key));
+            Lane { turn, waiters: BTreeMap::new() }
+        })
+    }
+
+    /// Gives a key in line another turn.
+    fn set_turn(&mut self, key: &Arc<str>, turn: u64) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let key = self.turns.remove(&std::mem::replace(&mut lane.turn, turn));
+        self.turns.extend(key.map(|key| (turn, key)));
+    }
+
     /// In the order of their turns.
     fn lanes(&self) -> impl Iterator<Item = &Lane<W>> {
         self.turns.values().filter_map(|key| self.lanes.get(key))
@@ -142,12 +159,7 @@ impl<W> Queue<W> {
         let number = self.number();
         let new_turn = self.number();
         let class = &mut self.classes[priority as usize];
-        let lane = class.lanes.entry(Arc::clone(key)).or_insert_with(|| {
-            let turn = class.kept.remove(key).unwrap_or(new_turn);
-            class.turns.insert(turn, Arc::clone(key));
-            Lane { turn, waiters: BTreeMap::new() }
-        });
-        lane.waiters.insert(number, waiter);
+        class.lane(key, new_turn).waiters.insert(number, waiter);
         class.count += 1;
         self.count += 1;
         Place { priority, key: Arc::clone(key), number }
@@ -180,24 +192,19 @@ impl<W> Queue<W> {
     /// Whoever stood at `place` stands there again, unless it does already. If it was served and that came to nothing, `turn` is what
     /// that had changed: it is its key's turn as before. Without, it had left, and its key has the turn of one that comes again.
     pub fn take_back(&mut self, place: &Place, waiter: W, turn: Option<Turn>) {
-        let last = self.number();
+        let new_turn = self.number();
         let class = &mut self.classes[place.priority as usize];
-        let lane = class.lanes.entry(Arc::clone(&place.key)).or_insert_with(|| {
-            let turn = class.kept.remove(&place.key).unwrap_or(last);
-            class.turns.insert(turn, Arc::clone(&place.key));
-            Lane { turn, waiters: BTreeMap::new() }
-        });
+        let lane = class.lane(&place.key, new_turn);
         if lane.waiters.contains_key(&place.number) {
             return;
         }
         lane.waiters.insert(place.number, waiter);
+        let present = lane.turn;
         class.count += 1;
         self.count += 1;
         let Some(Turn { turn, passed_over }) = turn else { return };
-        if turn < lane.turn {
-            let key = class.turns.remove(&lane.turn);
-            lane.turn = turn;
-            class.turns.extend(key.map(|key| (turn, key)));
+        if turn < present {
+            class.set_turn(&place.key, turn);
         }
         class.passed_over = class.passed_over.max(passed_over);
         for (priority, class) in Priority::ALL.into_iter().zip(&mut self.classes) {
@@ -246,9 +253,7 @@ impl<W> Queue<W> {
                 class.kept.clear();
             }
         } else if served {
-            let key = class.turns.remove(&lane.turn);
-            lane.turn = turn;
-            class.turns.extend(key.map(|key| (turn, key)));
+            class.set_turn(key, turn);
         }
         Some(waiter)
     }
