@@ -5,7 +5,6 @@ use crate::actors::messages::Plan;
 use crate::actors::topology::Topology;
 use crate::clock;
 use crate::config::model::Config;
-use crate::domain::strategy::StrategyKind;
 use crate::engine::access::Caller;
 use crate::engine::budgets::{Applied, Budgets};
 use crate::engine::error::{ApiError, Code};
@@ -29,8 +28,7 @@ pub async fn running(worker: &Rc<Worker>, caller: &Caller, hints: Hints, body: &
     let tags = gateway.budgets.firm(understood.hints.tags_over(caller.tags()), caller.tags());
     let applied = gateway.budgets.applied(&caller.key_id(), &understood.route.name, &tags);
     let exceeded = applied.as_ref().is_some_and(|a| gateway.budgets.is_exceeded(a.entries.iter()));
-    let hard_budget = applied.as_ref().and_then(|a| a.hard());
-    let plan = understood.look(worker, clock::now(), hard_budget, exceeded).await?;
+    let plan = understood.look(worker, clock::now(), applied.as_deref(), exceeded).await?;
     Ok(decision(plan, understood.prompt_tokens, &gateway.budgets, applied.as_deref()))
 }
 
@@ -61,13 +59,8 @@ pub fn offline(config: &Config, store: Option<&Store>, body: &[u8]) -> Result<De
     let understood = understand(&topology, config, &caller, Hints::default(), body)?;
     let tags = understood.hints.tags_over(caller.tags());
     let applied = budgets.applied(&caller.key_id(), &understood.route.name, &tags);
-    let mut request = understood.plan_request(Arc::new(config.clone()), clock::now());
-    if let Some(applied) = &applied {
-        request.hard_budget = applied.hard();
-        if budgets.is_exceeded(applied.entries.iter()) {
-            request.strategy = Some(StrategyKind::CostBased);
-        }
-    }
+    let exceeded = applied.as_ref().is_some_and(|a| budgets.is_exceeded(a.entries.iter()));
+    let request = understood.plan_request(Arc::new(config.clone()), clock::now(), applied.as_deref(), exceeded);
     let plan = Coordinator::default().plan(request, 0.5);
     Ok(decision(plan, understood.prompt_tokens, &budgets, applied.as_deref()))
 }

@@ -13,6 +13,7 @@ use crate::domain::time::Ts;
 use crate::domain::tokens::encoding::Encoding;
 use crate::engine::access::Caller;
 use crate::engine::attempt::Seen;
+use crate::engine::budgets::Applied;
 use crate::engine::context::RequestContext;
 use crate::engine::count;
 use crate::engine::error::{ApiError, Code};
@@ -174,19 +175,26 @@ impl Understood<'_> {
         self.request.token_ceiling().max(self.prompt_tokens) + self.added_tokens
     }
 
-    /// What a Coordinator is asked.
+    /// What a Coordinator is asked, under the budgets that apply: a hard one takes endpoints without a price out, a soft one that is
+    /// exceeded makes it look for the cheapest.
     #[must_use]
-    pub fn plan_request(&self, config: Arc<Config>, now: Ts) -> PlanRequest {
+    pub fn plan_request(
+        &self,
+        config: Arc<Config>,
+        now: Ts,
+        budgets: Option<&Applied>,
+        over_soft_budget: bool,
+    ) -> PlanRequest {
         PlanRequest {
             route: Arc::clone(&self.route),
             now,
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
-            strategy: self.hints.strategy,
+            strategy: if over_soft_budget { Some(StrategyKind::CostBased) } else { self.hints.strategy },
             hints: self.hints.routing,
             no_fallback: self.hints.no_fallback,
             complexity: self.complexity,
-            hard_budget: None,
+            hard_budget: budgets.and_then(Applied::hard),
             wish: Wish::of(self.request.stream, self.hints.deadline, self.hints.ttft, self.route.slo),
             config,
             look_only: false,
@@ -198,14 +206,7 @@ impl Understood<'_> {
     /// # Errors
     /// 500 when it is gone.
     pub async fn plan(&self, worker: &Rc<Worker>, config: Arc<Config>, ctx: &RequestContext) -> Result<Plan, ApiError> {
-        let mut request = self.plan_request(config, ctx.started);
-        if let Some(applied) = &ctx.budgets {
-            request.hard_budget = applied.hard();
-            if ctx.over_soft_budget {
-                request.strategy = Some(StrategyKind::CostBased);
-            }
-        }
-        ask(worker, request).await
+        ask(worker, self.plan_request(config, ctx.started, ctx.budgets.as_deref(), ctx.over_soft_budget)).await
     }
 
     /// The plan that [`Self::plan`] would give now, without anybody's turn being used up.
@@ -216,12 +217,11 @@ impl Understood<'_> {
         &self,
         worker: &Rc<Worker>,
         now: Ts,
-        hard_budget: Option<Arc<str>>,
+        budgets: Option<&Applied>,
         over_soft_budget: bool,
     ) -> Result<Plan, ApiError> {
-        let request = self.plan_request(worker.gateway.config(), now);
-        let strategy = if over_soft_budget { Some(StrategyKind::CostBased) } else { request.strategy };
-        ask(worker, PlanRequest { look_only: true, hard_budget, strategy, ..request }).await
+        let request = self.plan_request(worker.gateway.config(), now, budgets, over_soft_budget);
+        ask(worker, PlanRequest { look_only: true, ..request }).await
     }
 }
 
