@@ -139,7 +139,6 @@ impl Attempt {
         decision: Arc<str>,
         hold: Hold,
     ) -> Self {
-        let is_secured = !hold.takes_time();
         let number = ctx.attempt_started();
         let over = ctx.over_soft_budget || hold.is_exceeded();
         let decision = if over { format!("{decision};soft_budget").into() } else { decision };
@@ -153,7 +152,7 @@ impl Attempt {
             seen: Seen::default(),
             injected: None,
             given: None,
-            is_secured,
+            is_secured: false,
         }
     }
 
@@ -172,29 +171,27 @@ impl Attempt {
     /// To be awaited before anything is sent: what a hard budget holds for it is then on disk. Whether it may still be sent: meanwhile the
     /// endpoint's breaker may have opened.
     pub async fn secure(&mut self) -> bool {
-        if self.is_secured {
-            return true;
-        }
         let Self { ctx, config, number, decision, hold, .. } = self;
-        hold.secure(|prompt_tokens, completion_tokens, ceiling| OpenAttempt {
-            at: clock::wall(),
-            request_id: ctx.id.shared(),
-            attempt: u16::try_from(*number).unwrap_or(u16::MAX),
-            endpoint: Arc::clone(&config.name),
-            provider: Arc::clone(&config.provider.name),
-            model: Arc::clone(&config.model),
-            route: Arc::clone(&ctx.route),
-            key_id: ctx.caller.key_id(),
-            tags: Arc::clone(&ctx.tags),
-            stream: ctx.stream,
-            prompt_tokens,
-            completion_tokens,
-            ceiling,
-            price_version: config.price.as_ref().map_or_else(|| "unpriced".into(), |p| Arc::clone(&p.version)),
-            decision: Arc::clone(decision),
-        })
-        .await;
-        self.is_secured = self.permit.as_ref().is_some_and(Permit::is_good);
+        let took_time = hold
+            .secure(|prompt_tokens, completion_tokens, ceiling| OpenAttempt {
+                at: clock::wall(),
+                request_id: ctx.id.shared(),
+                attempt: u16::try_from(*number).unwrap_or(u16::MAX),
+                endpoint: Arc::clone(&config.name),
+                provider: Arc::clone(&config.provider.name),
+                model: Arc::clone(&config.model),
+                route: Arc::clone(&ctx.route),
+                key_id: ctx.caller.key_id(),
+                tags: Arc::clone(&ctx.tags),
+                stream: ctx.stream,
+                prompt_tokens,
+                completion_tokens,
+                ceiling,
+                price_version: config.price.as_ref().map_or_else(|| "unpriced".into(), |p| Arc::clone(&p.version)),
+                decision: Arc::clone(decision),
+            })
+            .await;
+        self.is_secured = !took_time || self.permit.as_ref().is_some_and(Permit::is_good);
         self.is_secured
     }
 

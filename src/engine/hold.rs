@@ -144,26 +144,22 @@ impl Hold {
         self.0.as_ref().and_then(|held| held.hard).map(|hard| hard.completion_tokens)
     }
 
-    /// Whether [`Self::secure`] has something to put on disk.
-    #[must_use]
-    pub fn takes_time(&self) -> bool {
-        self.0.as_ref().is_some_and(|held| held.hard.is_some())
-    }
-
-    /// Puts the hold on disk, if it is one of a hard budget; `describe` is given what can be used and cost at most.
-    pub async fn secure(&mut self, describe: impl FnOnce(u64, u64, NanoUsd) -> OpenAttempt) {
+    /// Puts the hold on disk, if it is one of a hard budget; `describe` is given what can be used and cost at most. Whether that took
+    /// time.
+    pub async fn secure(&mut self, describe: impl FnOnce(u64, u64, NanoUsd) -> OpenAttempt) -> bool {
         static NAMES: AtomicU64 = AtomicU64::new(0);
-        let Some(held) = self.0.as_mut() else { return };
-        let Some(hard) = held.hard else { return };
+        let Some(held) = self.0.as_mut() else { return false };
+        let Some(hard) = held.hard else { return false };
         let open = describe(hard.prompt_tokens, hard.completion_tokens, hard.amount);
         let name: Arc<str> = format!("{:x}-{:x}", open.at.0, NAMES.fetch_add(1, Relaxed)).into();
-        let Ok(bytes) = serde_json::to_vec(&open) else { return };
+        let Ok(bytes) = serde_json::to_vec(&open) else { return false };
         held.open = Some(Arc::clone(&name));
         let put = StateWrite::Put { area: Area::Open, name, bytes, durable: true };
         if !matches!(tokio::time::timeout(SECURE_WAIT, held.gateway.ledger.write(put)).await, Ok(Ok(()))) {
             held.gateway.budgets.unsecured.fetch_add(1, Relaxed);
             tracing::error!("a request under a hard budget left before that was on disk: the store does not write");
         }
+        true
     }
 
     /// The attempt ended: its row, which says `cost`, is on its way to the ledger.
