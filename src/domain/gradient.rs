@@ -61,7 +61,7 @@ pub struct Gradient {
     /// Windows behind `usual`, counted up to [`FIRST`]; 0: neither is known.
     windows: u32,
     open: Open,
-    /// When the usual latency is to be measured if it is not learnt by itself; `None` before the first sample.
+    /// When the usual latency is to be measured if it is not learnt by itself; `None`: as soon as something is known of it.
     due: Option<Ts>,
     measuring: Option<Measuring>,
     /// When a timeout last cut the limit.
@@ -189,8 +189,9 @@ impl Gradient {
     fn close(&mut self, at: Ts, window: Open) {
         let mean = window.sum / f64::from(window.samples);
         self.latest = if self.windows == 0 { mean } else { self.latest + LATEST * (mean - self.latest) };
-        self.learn(mean, window.out <= self.floor());
-        self.look_at_the_clock(at, window.out <= self.floor());
+        let light = window.out <= self.floor();
+        self.learn(mean, light);
+        self.look_at_the_clock(at, light);
         let gradient = (TOLERANCE * (self.usual - self.latest).exp()).clamp(LEAST, 1.0);
         let aim = self.limit * gradient + self.limit.sqrt();
         if aim < self.limit || f64::from(window.out) >= self.limit / 2.0 {
