@@ -349,16 +349,21 @@ async fn a_disk_that_is_nearly_full_is_told_before_it_is() {
     assert_eq!(gateway.get("/health/ready").await.json()["status"], "ready");
 }
 
-/// Endpoint `a` before `b` behind `chat`, which has a hard budget: an attempt's money is on disk before it leaves. `free` is `a` alone
-/// without a budget.
-fn with_hard_budget(a: &Upstream, b: &Upstream) -> Setup {
+/// Endpoint `a` before `b` behind `chat`, which has a hard budget: an attempt's money is on disk before it leaves, and the disk has just
+/// begun to stall. One request was answered before. `free` is `a` alone without a budget.
+async fn stalled_under_a_hard_budget(a: &Upstream, b: &Upstream) -> Gateway {
     let breaker = "breaker: {consecutive_failures: 2, open_for: 60s}";
-    Setup::new()
+    let setup = Setup::new()
         .endpoint("a", a, &[breaker])
         .endpoint("b", b, &[])
         .route("chat", "priority", &["a", "b"], &["budget: {amount: 10, period: total, mode: hard}"])
         .route("free", "priority", &["a"], &["retry: {max_attempts: 1}"])
-        .env("BREAKWATER_TEST_HOOKS", "1")
+        .env("BREAKWATER_TEST_HOOKS", "1");
+    let gateway = Gateway::start(&setup).await;
+    gateway.chat(&chat_body("chat")).await.expect(200);
+    gateway.wait_rows(1).await;
+    gateway.admin("POST", "/admin/test/stall", None).await.expect(202);
+    gateway
 }
 
 async fn wait_calls_out(gateway: &Gateway, name: &str, calls: u64) {
@@ -369,11 +374,8 @@ async fn wait_calls_out(gateway: &Gateway, name: &str, calls: u64) {
 #[tokio::test]
 async fn nothing_goes_to_an_endpoint_that_opens_while_the_money_is_put_on_disk() {
     let (a, b) = (Upstream::start(), Upstream::start());
-    let gateway = Gateway::start(&with_hard_budget(&a, &b)).await;
-    gateway.chat(&chat_body("chat")).await.expect(200);
-    gateway.wait_rows(1).await;
+    let gateway = stalled_under_a_hard_budget(&a, &b).await;
     a.set(Reply::status(500));
-    gateway.admin("POST", "/admin/test/stall", None).await.expect(202);
     let opens = async {
         wait_calls_out(&gateway, "a", 1).await;
         for _ in 0..2 {
@@ -399,10 +401,7 @@ async fn nothing_goes_to_an_endpoint_that_opens_while_the_money_is_put_on_disk()
 #[tokio::test]
 async fn a_caller_that_leaves_before_anything_was_sent_leaves_no_row() {
     let (a, b) = (Upstream::start(), Upstream::start());
-    let gateway = Gateway::start(&with_hard_budget(&a, &b)).await;
-    gateway.chat(&chat_body("chat")).await.expect(200);
-    gateway.wait_rows(1).await;
-    gateway.admin("POST", "/admin/test/stall", None).await.expect(202);
+    let gateway = stalled_under_a_hard_budget(&a, &b).await;
     let left = tokio::time::timeout(ms(500), gateway.chat(&chat_body("chat"))).await;
     assert!(left.is_err(), "the money cannot be on disk yet");
     wait_calls_out(&gateway, "a", 0).await;

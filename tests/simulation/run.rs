@@ -77,21 +77,15 @@ struct Run<'a> {
     ends: Vec<Wall>,
     dice: Rng,
     remembered: Vec<Remembered>,
-    rows: u64,
-    orphans: u64,
-    /// Calls that passed a request in line.
-    passed: u64,
-    /// Requests that a key's own limit refused; that found no room to wait.
-    over_limit: u64,
-    crowded: u64,
+    /// What the lives so far have added to it.
+    report: Report,
 }
 
 pub fn run(scenario: &Scenario, folder: &Path) -> Report {
     let world = World::new(scenario.natures.clone(), Journal::default());
     let dice = Rng::with_seed(scenario.seed ^ 0x5eed);
-    let (asked, ends, remembered) = (Rc::default(), Vec::new(), Vec::new());
-    let (rows, orphans, passed, over_limit, crowded) = (0, 0, 0, 0, 0);
-    let mut run = Run { scenario, world, asked, ends, dice, remembered, rows, orphans, passed, over_limit, crowded };
+    let (asked, ends, remembered, report) = (Rc::default(), Vec::new(), Vec::new(), Report::default());
+    let mut run = Run { scenario, world, asked, ends, dice, remembered, report };
     in_virtual_time(EPOCH, scenario.seed, async { scenario.keys.store(&folder.join("state")) });
     let mut time = Duration::ZERO;
     let last = Span { lasts: Duration::ZERO, ending: Ending::Graceful, ..scenario.lives[0] };
@@ -143,8 +137,8 @@ impl Run<'_> {
         self.ends.push(EPOCH.plus(ends));
         if let Some(rows) = found {
             self.compare(&rows);
-            self.rows = rows.values().map(|r| u64::from(r.count)).sum();
-            self.orphans = rows.values().map(|r| u64::from(r.orphans)).sum();
+            self.report.rows = rows.values().map(|r| u64::from(r.count)).sum();
+            self.report.orphans = rows.values().map(|r| u64::from(r.orphans)).sum();
         }
         ends
     }
@@ -157,11 +151,11 @@ impl Run<'_> {
         keys::check(&scenario.keys, visits, journal);
         // Who waits for money stands in no line.
         if !scenario.money.is_any {
-            self.passed += turns::check(&scenario.keys, scenario.longest_wait, visits, &made, end, journal);
+            self.report.passed += turns::check(&scenario.keys, scenario.longest_wait, visits, &made, end, journal);
         }
         let count = |of: fn(&Visit) -> bool| visits.iter().filter(|v| of(v)).count() as u64;
-        self.over_limit += count(Visit::is_over_own_limit);
-        self.crowded += count(Visit::is_crowded_out);
+        self.report.over_limit += count(Visit::is_over_own_limit);
+        self.report.crowded += count(Visit::is_crowded_out);
     }
 
     /// Rows against calls: each attempt has its row, but for those that a kill overtook.
@@ -208,14 +202,10 @@ impl Run<'_> {
             lowered: ended(End::Complete).filter(|a| a.lowered).count() as u64,
             over_budget: ended(End::Refused(Code::BudgetExceeded)).count() as u64,
             calls: self.world.calls(),
-            rows: self.rows,
-            orphans: self.orphans,
             kills: self.scenario.lives.iter().filter(|l| l.ending == Ending::Kill).count() as u64,
-            passed: self.passed,
-            over_limit: self.over_limit,
-            crowded: self.crowded,
             lines: journal.lines_about(about),
             violations,
+            ..self.report
         }
     }
 }
