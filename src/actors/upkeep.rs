@@ -46,7 +46,8 @@ impl Upkeep {
 mod tests {
     use super::*;
     use crate::domain::ledger::Entry;
-    use crate::store::{LedgerItem, OpenOptions, Store, sample};
+    use crate::domain::sample;
+    use crate::store::{LedgerItem, OpenOptions, Store};
 
     #[test]
     fn months_go_when_they_are_too_old_and_are_looked_for_once_a_day() {

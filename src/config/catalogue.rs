@@ -8,6 +8,7 @@
 //! for another. Prices are read digit by digit.
 
 use crate::config::model::DialectKind;
+use crate::domain::model_name::undated;
 use crate::domain::money::PicoUsdPerToken;
 use crate::domain::price::Price;
 use serde::Deserialize;
@@ -260,16 +261,6 @@ impl Model<'_> {
         price.reasoning = or(self.reasoning, output)?;
         Some(price)
     }
-}
-
-/// The name without a date at its end.
-fn undated(model: &str) -> Option<&str> {
-    ["-dddddddd", "-dddd-dd-dd"].iter().find_map(|shape| {
-        let at = model.len().checked_sub(shape.len()).filter(|at| *at > 0)?;
-        let (name, date) = (model.get(..at)?, model.get(at..)?);
-        let fits = |(s, b): (u8, u8)| if s == b'd' { b.is_ascii_digit() } else { s == b };
-        shape.bytes().zip(date.bytes()).all(fits).then_some(name)
-    })
 }
 
 #[cfg(test)]

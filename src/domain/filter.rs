@@ -46,7 +46,7 @@ impl RowFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sample;
+    use crate::domain::sample;
 
     #[test]
     fn all_conditions_have_to_hold() {

@@ -20,6 +20,7 @@ pub mod key;
 pub mod latency;
 pub mod learn;
 pub mod ledger;
+pub mod model_name;
 pub mod money;
 pub mod outcome;
 pub mod plan;
@@ -29,6 +30,8 @@ pub mod reconcile;
 pub mod report;
 pub mod resilience;
 pub mod retry;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod savings;
 pub mod seam;
 pub mod settings;

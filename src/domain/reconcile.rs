@@ -20,6 +20,7 @@ pub mod invoice;
 mod report;
 
 use crate::domain::ledger::Entry;
+use crate::domain::model_name::undated;
 use crate::domain::outcome::Outcome;
 use crate::domain::usage::UsageSource;
 use invoice::{Figure, Line, Mapping};
@@ -275,14 +276,7 @@ fn add(sum: &mut Figures, more: &Figures) {
 /// A model's name as both sides may write it: without a vendor before and a date behind it, small, dots as dashes.
 fn canonical(model: &str) -> String {
     let bare = model.rsplit('/').next().unwrap_or(model).to_ascii_lowercase().replace('.', "-");
-    let is_digits = |text: &str, len: usize| text.len() == len && text.bytes().all(|b| b.is_ascii_digit());
-    let parts: Vec<&str> = bare.split('-').collect();
-    let keep = match parts.as_slice() {
-        [_, .., y, m, d] if is_digits(y, 4) && is_digits(m, 2) && is_digits(d, 2) => parts.len() - 3,
-        [_, .., date] if is_digits(date, 8) => parts.len() - 1,
-        _ => parts.len(),
-    };
-    parts.get(..keep).map_or(bare.clone(), |kept| kept.join("-"))
+    undated(&bare).map(str::to_owned).unwrap_or(bare)
 }
 
 #[cfg(test)]

@@ -358,7 +358,7 @@ impl Tabular for ResilienceReport {
 mod tests {
     use super::*;
     use crate::domain::money::PicoUsdPerToken;
-    use crate::store::sample;
+    use crate::domain::sample;
 
     fn row(request: &str, attempt: u16, endpoint: &str, outcome: &str, cost: Option<i64>) -> Entry {
         Entry {

@@ -313,7 +313,7 @@ mod tests {
     use super::*;
     use crate::domain::money::PicoUsdPerToken;
     use crate::domain::price::LongContext;
-    use crate::store::sample;
+    use crate::domain::sample;
     use proptest::prelude::*;
 
     fn usd(text: &str) -> PicoUsdPerToken {

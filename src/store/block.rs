@@ -304,7 +304,7 @@ fn decode(
 mod tests {
     use super::*;
     use crate::domain::ledger::GENESIS;
-    use crate::store::sample;
+    use crate::domain::sample;
     use proptest::prelude::*;
 
     proptest! {

@@ -256,7 +256,7 @@ pub(super) fn damaged() -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sample;
+    use crate::domain::sample;
     use proptest::prelude::*;
 
     proptest! {

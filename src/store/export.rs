@@ -276,7 +276,8 @@ fn json_text(out: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{import, sample};
+    use crate::domain::sample;
+    use crate::store::import;
 
     #[test]
     fn the_columns_stand_in_the_promised_order() {

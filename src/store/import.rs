@@ -202,8 +202,8 @@ fn line_of(record: &csv::StringRecord) -> Result<Line, String> {
 pub(super) mod tests {
     use super::*;
     use crate::domain::ledger::GENESIS;
+    use crate::domain::sample;
     use crate::store::export::{RowFormat, RowWriter};
-    use crate::store::sample;
     use proptest::prelude::*;
     use std::io::Cursor;
 

@@ -35,8 +35,6 @@ mod reader;
 mod records;
 mod retention;
 mod rollup;
-#[cfg(test)]
-pub(crate) mod sample;
 mod sealing;
 mod shelf;
 mod signer;

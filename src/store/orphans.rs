@@ -70,7 +70,8 @@ impl Store {
 mod tests {
     use super::*;
     use crate::domain::money::NanoUsd;
-    use crate::store::{OpenOptions, sample};
+    use crate::domain::sample;
+    use crate::store::OpenOptions;
 
     fn open(request_id: &str, at: Wall) -> OpenAttempt {
         OpenAttempt {

@@ -231,9 +231,10 @@ impl Packer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::sample;
+    use crate::store::export::COLUMNS;
     use crate::store::import::{open_rows, read_rows};
     use crate::store::parquet::SCHEMA;
-    use crate::store::{export::COLUMNS, sample};
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::{Field, RowAccessor};
 

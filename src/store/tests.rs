@@ -3,10 +3,10 @@
 use super::*;
 use crate::domain::ids::RequestId;
 use crate::domain::ledger::{Entry, Row};
+use crate::domain::sample::{self, START, nth};
 use crate::domain::sums::{GroupBy, SumRow, Tally, TimeRange};
 use crate::domain::time::Wall;
 use proptest::prelude::*;
-use sample::{START, nth};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, Write};

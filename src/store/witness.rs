@@ -147,10 +147,11 @@ mod tests {
     use crate::domain::checkpoint::Kind;
     use crate::domain::ledger::{Entry, GENESIS};
     use crate::domain::money::NanoUsd;
+    use crate::domain::sample;
     use crate::domain::sums::TimeRange;
     use crate::store::stream::{ExportShape, ExportStream};
     use crate::store::tests::{fill, open, rows, verify};
-    use crate::store::{Store, check_export, sample};
+    use crate::store::{Store, check_export};
     use std::path::Path;
 
     /// The rows with some changed as `change` says, and every hash made anew.

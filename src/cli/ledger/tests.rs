@@ -3,8 +3,9 @@
 use super::{LedgerArgs, run};
 use crate::cli::Exit;
 use crate::domain::report::Report;
+use crate::domain::sample;
 use crate::store::import::read_rows;
-use crate::store::{LedgerItem, OpenOptions, Store, sample};
+use crate::store::{LedgerItem, OpenOptions, Store};
 use clap::Parser;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};

@@ -1,8 +1,8 @@
 use super::*;
 use crate::domain::money::NanoUsd;
+use crate::domain::sample;
 use crate::domain::table::Tabular;
 use crate::domain::usage::Usage;
-use crate::store::sample;
 use proptest::prelude::*;
 
 const DAY: u32 = 20_780;

@@ -1,8 +1,9 @@
 use super::*;
 use crate::domain::ledger::{Entry, Row};
+use crate::domain::sample;
 use crate::domain::sums::{GroupBy, SumRow};
 use crate::store::tests::{copy, fill, open, rows, snapshot, verify};
-use crate::store::{LedgerItem, OpenOptions, Store, sample};
+use crate::store::{LedgerItem, OpenOptions, Store};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

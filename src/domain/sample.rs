@@ -1,4 +1,4 @@
-//! Entries for the store's tests.
+//! Ledger entries for the tests.
 
 use crate::domain::ledger::Entry;
 use crate::domain::money::NanoUsd;
